@@ -1,0 +1,1 @@
+"""The profiles: YAML files that are read as package data."""

@@ -1,0 +1,123 @@
+"""The configuration of a run. What a field does stands where the field stands, here or at the value it builds."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from gem3d_core.augment_spec import AugmentSpec
+from gem3d_core.prepare_spec import ArmSpec, PrepareSpec, SplitSpec
+from gem3d_core.settings import (
+    CodecSpec,
+    ConditionSpec,
+    DiffusionSpec,
+    InformedSpec,
+    SampleSpec,
+    TrainSpec,
+    UNetSpec,
+)
+
+
+class Section(BaseModel):
+    """Frozen, and closed to names it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    """Which part of the dataset is used, and how it is divided."""
+
+    channel: str | None = None
+    """Name or index of the image channel; needed when there are several."""
+    patient_pattern: str | None = None
+    """Regular expression whose first group is the patient in a case name; none: every case is a patient."""
+    max_cases: int | None = Field(None, ge=1)
+    """Use only the first so many cases, in sorted order; for trials."""
+    split: SplitSpec = SplitSpec()
+
+
+class Masks(Section):
+    """Stage 8, and which masks stage 9 uses."""
+
+    use: Literal["true", "augmented", "both"] = "true"
+    """true as in Table 4; both: every repeat holds a volume for each mask of either kind."""
+    augment: AugmentSpec = AugmentSpec()
+
+
+class Publish(Section):
+    """Stage 10."""
+
+    mix: Literal["none", "real"] = "none"
+    """real: the training cases themselves are added to every published dataset (which is then not private)."""
+    first_id: int = Field(500, ge=1, le=997)
+    """nnU-Net dataset number of the 1x dataset; 2x and 3x follow."""
+
+
+class Evaluate(Section):
+    """Stage 11."""
+
+    fidelity: bool = True
+    features: Literal["efficientnet-lite0", "radimagenet-resnet50"] = "efficientnet-lite0"
+    """Network whose features FID compares; radimagenet-resnet50 [paper] needs its file in the weights folder."""
+    paired_cases: int | None = Field(None, ge=1)
+    """Test volumes drawn for the paired scores; none: all."""
+    downstream: bool = True
+    """Train nnU-Net on the true data and on every published dataset."""
+    factors: tuple[int, ...] | None = None
+    """Published datasets that nnU-Net is trained on; none: all."""
+    arm: ArmSpec = ArmSpec()
+
+
+class Runtime(Section):
+    """Where and how fast, never what: no stage's identity depends on these."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int = Field(2, ge=1)
+    """Processes for reading, preparing and writing."""
+    weights: str | None = None
+    """Folder of weights that others trained; GEM3D_WEIGHTS when none."""
+
+
+class Config(Section):
+    """Everything that a run depends on, besides the dataset itself."""
+
+    profile: str
+    seed: int = Field(0, ge=0)
+    data: Data = Data()
+    prepare: PrepareSpec = PrepareSpec()
+    codec: CodecSpec = CodecSpec()
+    diffusion: DiffusionSpec = DiffusionSpec()
+    condition: ConditionSpec = ConditionSpec()
+    unet: UNetSpec = UNetSpec()
+    train_slices: TrainSpec
+    tune_volume: TrainSpec
+    position_unet: UNetSpec = UNetSpec()
+    train_informed: TrainSpec
+    informed: InformedSpec = InformedSpec()
+    masks: Masks = Masks()
+    resample: SampleSpec = SampleSpec()
+    factor: int = Field(1, ge=1, le=20)
+    """Re-sample so many times: datasets at 1x ... factor x."""
+    publish: Publish = Publish()
+    evaluate: Evaluate = Evaluate()
+    runtime: Runtime = Runtime()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.codec.kind == "haar":
+            self._check_levels(2**self.codec.levels)
+        elif self.codec.weights == "train":
+            self._check_levels(8)
+        if self.resample.overlap >= self.condition.window:
+            raise ValueError(
+                f"resample.overlap={self.resample.overlap} must be smaller than condition.window={self.condition.window}"
+            )
+        return self
+
+    def _check_levels(self, factor: int) -> None:
+        H, W = self.prepare.slice_size
+        halvings = 2 ** (max(len(self.unet.multipliers), len(self.position_unet.multipliers)) - 1)
+        if H % (factor * halvings) or W % (factor * halvings):
+            raise ValueError(
+                f"prepare.slice_size={self.prepare.slice_size} must be a multiple of {factor * halvings}: the codec "
+                f"shrinks by {factor} and the widest UNet by {halvings}"
+            )

@@ -1,0 +1,284 @@
+"""The catalog: what exists, in which version, made by which run from which parents."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_catalog import layout, lineage, records
+from data_catalog.audit import Verification, audit
+from data_catalog.errors import Ambiguous, Corrupt, Invalid, NotFound
+from data_catalog.frames import RESERVED, to_rows
+from data_catalog.records import from_rows, latest, ref_of, to_list
+from data_catalog.refs import Artifact, Ref, check_logical, check_name, plain_mapping, version_of
+from data_catalog.store import LocalStore, ObjectStore
+from data_catalog.tables import Tables
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLES = (records.TABLE, "volumes", "metrics", "losses", "draws")
+
+
+class Catalog:
+    """Artifacts of one place: a local folder or `s3://bucket/prefix`. Safe for several processes at once."""
+
+    def __init__(self, address: str, store: ObjectStore, tables: Tables) -> None:
+        self.address = address
+        self._store = store
+        self._tables = tables
+
+    @classmethod
+    def open(cls, address: str | Path) -> Catalog:
+        """The catalog at a folder (made by the first write) or an S3 address.
+
+        Raises:
+            CatalogError: an S3 server that does not answer, a bucket that does not exist.
+        """
+        text = str(address)
+        if text.startswith("s3://"):
+            from data_catalog.s3 import open_s3
+
+            remote, options = open_s3(text.rstrip("/"))
+            return cls(text.rstrip("/"), remote, Tables(text.rstrip("/"), options))
+        root = Path(text).expanduser().absolute()
+        if root.exists() and not root.is_dir():
+            raise Invalid(f"catalog {root} is not a folder; give a folder or an s3:// address")
+        return cls(str(root), LocalStore(root), Tables(str(root)))
+
+    def put(
+        self,
+        kind: str,
+        name: str,
+        *,
+        files: Mapping[str, Path],
+        meta: Mapping[str, object],
+        run_id: str,
+        code_version: str,
+        config_hash: str,
+        seed: int,
+        key: str,
+        parents: Sequence[Ref | str] = (),
+        tables: Mapping[str, pd.DataFrame] | None = None,
+    ) -> Artifact:
+        """Store content and record where it came from; files first, table rows next, the record last.
+
+        Kind, name, files and meta are the content and make the version; what else must tell two versions apart
+        belongs in one of them. Content that was put before under the same key returns its record and adds nothing;
+        under another key it gains a second record. A put that was killed can simply be repeated.
+
+        Args:
+            files: logical relative path (with `/`) to a local file, which is copied.
+            meta: small JSON: finite numbers, text, lists, mappings with text keys.
+            key: the stage key by which `find` will know the artifact.
+            tables: rows for Delta tables; kind, name, version and run_id are added as columns.
+
+        Raises:
+            Invalid: a name, a path, the meta or a table cannot be stored; nothing was written then.
+        """
+        frames = self._checked(kind, name, files, tables or {})
+        content = plain_mapping(meta)
+        lines = tuple(self._exact(parent).full for parent in parents)
+        entries = {logical: self._store.add(Path(files[logical])) for logical in sorted(files)}
+        artifact = Artifact(
+            kind=kind,
+            name=name,
+            version=version_of(kind, name, entries, content),
+            created=datetime.now(UTC),
+            run_id=run_id,
+            code_version=code_version,
+            config_hash=config_hash,
+            seed=seed,
+            key=key,
+            parents=lines,
+            meta=content,
+            files=entries,
+        )
+        return self._commit(artifact, frames)
+
+    def find(self, key: str) -> Artifact | None:
+        """The newest artifact that was put under this stage key and whose files are all present."""
+        for artifact in from_rows(to_list(self._tables.read(records.TABLE, where={"key": key}))):
+            if not self._store.missing(artifact.files.values()):
+                return artifact
+        return None
+
+    def get(self, ref: Ref | str) -> Artifact:
+        """The artifact of a reference: the newest version where it names none; a version may be a prefix.
+
+        Raises:
+            NotFound: nothing has this reference.
+            Ambiguous: several versions begin with the prefix.
+        """
+        wanted = Ref.parse(ref) if isinstance(ref, str) else ref
+        rows = to_list(self._tables.read(records.TABLE, where={"kind": wanted.kind, "name": wanted.name}))
+        fitting = latest(row for row in rows if row["version"].startswith(wanted.version or ""))
+        if not fitting:
+            raise NotFound(self._unknown(wanted, list(latest(rows))))
+        if wanted.version and len(fitting) > 1:
+            raise Ambiguous(f"{wanted} fits {_listed([ref_of(row) for row in fitting.values()])}; give more digits")
+        return from_rows(fitting.values())[0]
+
+    def path(self, artifact: Artifact, logical: str) -> Path:
+        """A local, read-only file with the verified bytes of one of the artifact's files.
+
+        Raises:
+            NotFound: the artifact has no such file.
+            Corrupt: the bytes are missing or damaged.
+        """
+        if logical not in artifact.files:
+            near = difflib.get_close_matches(logical, artifact.files, 3, 0.3) or sorted(artifact.files)[:3]
+            raise NotFound(f"{artifact.ref} has no file {logical!r}; nearest: {_listed(near)}")
+        try:
+            return self._store.local(artifact.files[logical])
+        except Corrupt as error:
+            raise Corrupt(
+                f"{artifact.ref} {logical}: {error}; restore it from a backup, or run the stage that made it again "
+                "without its cache"
+            ) from error
+
+    def paths(self, artifact: Artifact, prefix: str = "") -> dict[str, Path]:
+        """`path` of every file whose logical name begins with `prefix`, in the order of the names."""
+        return {name: self.path(artifact, name) for name in sorted(artifact.files) if name.startswith(prefix)}
+
+    def table(self, name: str, where: Artifact | Ref | str | None = None) -> pd.DataFrame:
+        """Rows of a Delta table, of one artifact or of all; rows of a put that never finished are left out.
+
+        Raises:
+            NotFound: no table has this name, or no artifact has this name or version prefix.
+        """
+        committed = self._tables.read(records.TABLE, columns=["version"])
+        known = set() if committed is None else set(committed.column("version").to_pylist())
+        only = {} if where is None else {"version": str(self._exact(where).version)}
+        rows = self._tables.read(name, where=only)
+        if rows is None:
+            return _empty(name)
+        frame: pd.DataFrame = rows.to_pandas()
+        return frame[frame["version"].isin(known)].reset_index(drop=True)
+
+    def ls(self, kind: str | None = None, name: str | None = None) -> list[Artifact]:
+        """One artifact for each version, the newest first."""
+        where = {column: value for column, value in (("kind", kind), ("name", name)) if value is not None}
+        return from_rows(latest(to_list(self._tables.read(records.TABLE, where=where))).values())
+
+    def lineage(self, ref: Artifact | Ref | str) -> list[tuple[int, Artifact | Ref]]:
+        """The artifact (depth 0) and all it descends from, each once; a bare `Ref` is a parent not held here.
+
+        Raises:
+            NotFound, Ambiguous: as `get`.
+        """
+        start = self._exact(ref)
+        known = {artifact.version: artifact for artifact in self.ls()}
+        if start.version not in known:
+            raise NotFound(self._unknown(start, []))
+        return lineage.upward(start.version, known)
+
+    def children(self, ref: Artifact | Ref | str) -> list[Artifact]:
+        """The artifacts that were made directly from this one, the newest first."""
+        return lineage.downward(str(self._exact(ref).version), self.ls())
+
+    def verify(self) -> Verification:
+        """Hash every object again and look for every file and table row that a record names."""
+        artifacts = self.ls()
+        named = sorted({table for artifact in artifacts for table in artifact.tables})
+        return audit(artifacts, self._store, {table: self._rows_by_version(table) for table in named})
+
+    def export(self, ref: Artifact | Ref | str, folder: Path) -> Path:
+        """Copy an artifact's files to a new or empty folder, with its record as `manifest.json`.
+
+        Raises:
+            Invalid: the folder is not empty.
+            NotFound, Ambiguous, Corrupt: as `get` and `path`.
+        """
+        artifact = ref if isinstance(ref, Artifact) else self.get(ref)
+        return layout.export(artifact, self.paths(artifact), Path(folder).absolute())
+
+    def view(self, artifact: Artifact, folder: Path | None = None) -> Path:
+        """A folder with the files under their logical names, read-only; made once and reused.
+
+        Raises:
+            Corrupt: as `path`.
+        """
+        place = self._store.local_root / "views" / artifact.kind / str(artifact.ref).rpartition("/")[2]
+        return layout.view(artifact, self._store, (folder or place).absolute())
+
+    def scratch(self, key: str) -> Path:
+        """The local working folder of a resumable stage, made if missing; it outlives the process."""
+        folder = self._scratch_folder(key)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def clear_scratch(self, key: str) -> None:
+        """Remove the working folder of a stage, if there is one."""
+        if (folder := self._scratch_folder(key)).exists():
+            shutil.rmtree(folder)
+
+    def _checked(
+        self, kind: str, name: str, files: Mapping[str, Path], tables: Mapping[str, pd.DataFrame]
+    ) -> dict[str, pd.DataFrame]:
+        """The tables that have rows, after everything about the put that can be wrong was looked at."""
+        check_name(kind, "kind")
+        check_name(name, "name")
+        check_logical(files)
+        frames = {table: frame for table, frame in tables.items() if len(frame)}
+        for table, frame in frames.items():
+            if check_name(table, "table") == records.TABLE:
+                raise Invalid(f"table {table!r} is the catalog's own; choose another name")
+            self._tables.check(table, to_rows(frame, table, dict.fromkeys(RESERVED, "")))
+        return frames
+
+    def _commit(self, artifact: Artifact, frames: Mapping[str, pd.DataFrame]) -> Artifact:
+        counts = {table: self._append(table, frame, artifact) for table, frame in frames.items()}
+        once = {"version": artifact.version, "key": artifact.key}
+        row = records.to_row(dataclasses.replace(artifact, tables=counts))
+        self._tables.append(records.TABLE, row, once)
+        return from_rows(to_list(self._tables.read(records.TABLE, where=once)))[0]
+
+    def _append(self, table: str, frame: pd.DataFrame, artifact: Artifact) -> int:
+        stamp = {field: str(getattr(artifact, field)) for field in RESERVED}
+        return self._tables.append(table, to_rows(frame, table, stamp), {"version": artifact.version})
+
+    def _exact(self, ref: Artifact | Ref | str) -> Ref:
+        """The reference with its whole version, looked up only where it is not whole yet."""
+        if isinstance(ref, Artifact):
+            return ref.ref
+        wanted = Ref.parse(ref) if isinstance(ref, str) else ref
+        return wanted if wanted.exact else self.get(wanted).ref
+
+    def _unknown(self, wanted: Ref, versions: Sequence[str]) -> str:
+        """What to say of a reference that fits nothing: the versions of its name, or the nearest names."""
+        if versions:
+            held = _listed([Ref(wanted.kind, wanted.name, version) for version in versions])
+            return f"{wanted} has no such version in {self.address}; it has {held}"
+        rows = to_list(self._tables.read(records.TABLE, columns=["kind", "name", "version", "created"]))
+        names = list(dict.fromkeys(f"{row['kind']}/{row['name']}" for row in rows))
+        if not names:
+            return f"{wanted} is not in {self.address}, which holds nothing yet; check the catalog's address"
+        near = difflib.get_close_matches(f"{wanted.kind}/{wanted.name}", names, 3, 0.3) or names[:3]
+        return f"{wanted} is not in {self.address}; nearest: {_listed(near)}; `gem3d catalog ls` shows all"
+
+    def _rows_by_version(self, table: str) -> dict[str, int]:
+        rows = self._tables.read(table, columns=["version"])
+        counts = [] if rows is None else rows.column("version").value_counts().to_pylist()
+        return {entry["values"]: entry["counts"] for entry in counts}
+
+    def _scratch_folder(self, key: str) -> Path:
+        return self._store.local_root / "work" / check_name(key, "stage key")[:32]
+
+
+def _listed(items: Sequence[object]) -> str:
+    more = f" and {len(items) - 5} more" if len(items) > 5 else ""
+    return ", ".join(str(item) for item in items[:5]) + more
+
+
+def _empty(name: str) -> pd.DataFrame:
+    if name not in TABLES:
+        raise NotFound(f"no table {name!r}; the catalog's tables are {_listed(TABLES)}")
+    import pandas as pd
+
+    return pd.DataFrame({column: pd.Series(dtype="str") for column in RESERVED})

@@ -1,0 +1,21 @@
+"""What can go wrong in the catalog. Every message is one line that names what to do."""
+
+
+class CatalogError(RuntimeError):
+    """Base of all errors of the catalog."""
+
+
+class Invalid(CatalogError, ValueError):  # noqa: N818  # named by what was found
+    """What the caller gave (a reference, a name, a path, a table) cannot be used."""
+
+
+class NotFound(CatalogError, LookupError):  # noqa: N818  # named by what was found
+    """No artifact has this reference; the message names the nearest ones."""
+
+
+class Ambiguous(CatalogError, LookupError):  # noqa: N818  # named by what was found
+    """A version prefix fits more than one version; the message lists them."""
+
+
+class Corrupt(CatalogError):  # noqa: N818  # named by what was found
+    """A stored object is missing or its bytes are not the ones that were put."""

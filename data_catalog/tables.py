@@ -1,0 +1,167 @@
+"""The Delta tables of a catalog: appended exactly once, by any number of processes."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from data_catalog.digest import settle
+from data_catalog.errors import CatalogError
+from data_catalog.frames import align
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from deltalake import DeltaTable
+
+# Every put is a commit of its own and so a Parquet file of its own: readers slow down with their number.
+_COMPACT_ABOVE = 32
+_ATTEMPTS = 12
+
+
+class Tables:
+    """The tables under one address (a folder or `s3://bucket/prefix`), each named by its last path element."""
+
+    def __init__(self, address: str, options: Mapping[str, str] | None = None) -> None:
+        self.address = address
+        self.options = dict(options or {})
+
+    def read(
+        self, name: str, columns: Sequence[str] | None = None, where: Mapping[str, str] | None = None
+    ) -> pa.Table | None:
+        """Rows of one table, only those whose text columns equal `where`; None where there is no table yet."""
+        table = self._load(name)
+        if table is None:
+            return None
+        dataset = table.to_pyarrow_dataset()
+        known = None if columns is None else [column for column in columns if column in dataset.schema.names]
+        return dataset.to_table(columns=known, filter=_equal(where or {}))
+
+    def check(self, name: str, rows: pa.Table) -> None:
+        """Find out, before anything is written, whether the rows fit the stored columns.
+
+        Raises:
+            Invalid: they do not.
+        """
+        if (table := self._load(name)) is not None:
+            align(rows, table.to_pyarrow_dataset().schema, name)
+
+    def append(self, name: str, rows: pa.Table, once: Mapping[str, str]) -> int:
+        """Append the rows in one commit unless rows that equal `once` are there; how many there are now.
+
+        Two processes that append the same at the same moment collide in the log (both name the transaction after
+        `once`); the loser looks again and finds the rows.
+
+        Raises:
+            Invalid: a column's type does not fit the stored one.
+            CatalogError: other writers won every attempt, or the storage refused.
+        """
+        from deltalake.exceptions import CommitFailedError, DeltaError
+
+        for attempt in range(_ATTEMPTS):
+            try:
+                table = self._load(name) or self._create(name, rows.schema)
+                if standing := _count(table, once):
+                    return standing
+                self._commit(name, table, rows, once)
+            except CommitFailedError as error:
+                _back_off(attempt, name, error)
+            except (DeltaError, OSError) as error:
+                raise CatalogError(f"table {name} in {self.address}: {error}") from error
+            else:
+                return int(rows.num_rows)
+        raise AssertionError("unreachable: the last attempt raises")
+
+    def _uri(self, name: str) -> str:
+        return f"{self.address}/tables/{name}"
+
+    def _load(self, name: str) -> DeltaTable | None:
+        from deltalake import DeltaTable
+        from deltalake.exceptions import TableNotFoundError
+
+        try:
+            return DeltaTable(self._uri(name), storage_options=self.options or None)
+        except TableNotFoundError:
+            return None
+
+    def _create(self, name: str, schema: pa.Schema) -> DeltaTable:
+        """The table without rows. Making it is a step of its own, because an append that also makes the table does
+        not collide with another one that does the same."""
+        from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError
+
+        try:
+            DeltaTable.create(self._uri(name), schema=schema, mode="error", storage_options=self.options or None)
+        except DeltaError:
+            if self._load(name) is None:  # otherwise another process made it first
+                raise
+        return DeltaTable(self._uri(name), storage_options=self.options or None)
+
+    def _commit(self, name: str, table: DeltaTable, rows: pa.Table, once: Mapping[str, str]) -> None:
+        from deltalake import CommitProperties, Transaction, write_deltalake
+
+        identity = "/".join(once[column] for column in sorted(once))
+        write_deltalake(
+            table,
+            align(rows, table.to_pyarrow_dataset().schema, name),
+            mode="append",
+            schema_mode="merge",
+            storage_options=self.options or None,
+            commit_properties=CommitProperties(app_transactions=[Transaction(identity, 1)]),
+        )
+        self._tidy(table)
+
+    def _tidy(self, table: DeltaTable) -> None:
+        if "://" not in self.address:
+            _settle_commit(Path(table.table_uri.removeprefix("file://")), table.version())
+        if len(table.file_uris()) > _COMPACT_ABOVE:
+            _compact(table)
+
+
+def _equal(where: Mapping[str, str]) -> pa.compute.Expression | None:
+    import pyarrow.dataset as ds
+
+    found = None
+    for column, value in where.items():
+        term = ds.field(column) == value
+        found = term if found is None else found & term
+    return found
+
+
+def _count(table: DeltaTable, once: Mapping[str, str]) -> int:
+    return int(table.to_pyarrow_dataset().count_rows(filter=_equal(once)))
+
+
+def _compact(table: DeltaTable) -> None:
+    """Merge small files. Appenders do not notice; of two compactions at once one gives up, which is fine."""
+    from deltalake.exceptions import CommitFailedError
+
+    try:
+        table.optimize.compact()
+        table.create_checkpoint()
+    except CommitFailedError:
+        return
+
+
+def _settle_commit(root: Path, version: int) -> None:
+    """Force a commit to the disk, so that an acknowledged row survives a power cut."""
+    log = root / "_delta_log" / f"{version:020d}.json"
+    actions = [json.loads(line) for line in log.read_text().splitlines()]
+    for action in actions:
+        if "add" in action:
+            settle(root / unquote(action["add"]["path"]))
+    for path in (log, log.parent, root):
+        settle(path)
+
+
+def _back_off(attempt: int, name: str, error: Exception) -> None:
+    if attempt == _ATTEMPTS - 1:
+        raise CatalogError(
+            f"table {name}: gave up after {_ATTEMPTS} attempts to append beside other writers ({error}); try again"
+        ) from error
+    spread = random.uniform(0.5, 1.0)  # noqa: S311  # keeps writers out of step, no secret
+    time.sleep(spread * min(2.0, 0.02 * 2**attempt))

@@ -1,0 +1,68 @@
+"""enhance-dataset: a segmentation dataset in, an enhanced one out."""
+
+from uuid import uuid4
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from flows.ledger import Ledger, Reached, Summary
+from flows.parameters import EnhanceParameters, dataset_folder, dataset_name, open_run
+from flows.stages import (
+    encode_flow,
+    evaluate_flow,
+    informed_flow,
+    ingest_flow,
+    masks_flow,
+    preprocess_flow,
+    publish_flow,
+    resample_flow,
+    train_informed_flow,
+    train_slices_flow,
+    tune_volume_flow,
+)
+from tasks.configuration import store_configuration
+from tasks.showing import show_summary
+
+
+@flow(name="enhance-dataset")
+def enhance_dataset(params: EnhanceParameters = EnhanceParameters()) -> Summary:  # noqa: B008 - frozen
+    """All eleven stages; what the catalog holds already is not made again."""
+    folder = dataset_folder(params)
+    settings = params.model_copy(
+        update={
+            "dataset": folder,
+            "name": params.name or dataset_name(folder),
+            "run_id": params.run_id or flow_run.id or uuid4().hex,
+        }
+    )
+    run = open_run(settings)
+    store_configuration(run)
+    ledger = Ledger(run, params.until)
+    try:
+        _stages(settings, ledger)
+    except Reached:
+        pass
+    summary = ledger.summary()
+    show_summary(summary.model_dump())
+    return summary
+
+
+def _stages(settings: EnhanceParameters, ledger: Ledger) -> None:
+    """The table of contents."""
+    enter = ledger.enter
+    source = enter("ingest", ingest_flow(settings, settings.skip_bad))
+    prepared = enter("preprocess", preprocess_flow(settings, source.ref))
+    latents = enter("encode", encode_flow(settings, prepared.ref))
+    slice_model = enter("train-slices", train_slices_flow(settings, latents.ref))
+    volume_model = enter("tune-volume", tune_volume_flow(settings, latents.ref, slice_model.ref))
+    informed_model = enter("train-informed", train_informed_flow(settings, latents.ref))
+    informed = enter("generate-informed-slices", informed_flow(settings, latents.ref, informed_model.ref))
+    masks = enter("augment-masks", masks_flow(settings, prepared.ref))
+    volumes = enter(
+        "resample",
+        resample_flow(settings, volume_model.ref, latents.ref, [i.ref for i in informed], [m.ref for m in masks]),
+    )
+    datasets = enter("publish", publish_flow(settings, [v.ref for v in volumes]))
+    models = [slice_model.ref, volume_model.ref, informed_model.ref]
+    drawn, published = [v.ref for v in volumes], [d.ref for d in datasets]
+    enter("evaluate", evaluate_flow(settings, prepared.ref, latents.ref, models, drawn, published))

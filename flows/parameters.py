@@ -1,0 +1,84 @@
+"""What a flow is started with: a form in Prefect's interface, options on the command line."""
+
+import os
+import re
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from configs import load
+from gem3d_core.errors import BadInput
+from tasks.stage import Run
+
+StageName = Literal[
+    "ingest",
+    "preprocess",
+    "encode",
+    "train-slices",
+    "tune-volume",
+    "train-informed",
+    "generate-informed-slices",
+    "augment-masks",
+    "resample",
+    "publish",
+    "evaluate",
+]
+
+
+class Settings(BaseModel):
+    """What all stages of a run share; every field can be left out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str | None = Field(None, description="Dataset folder (MSD or nnU-Net raw); else GEM3D_DATASET")
+    catalog: str | None = Field(None, description="Catalog folder or s3:// address; else GEM3D_CATALOG, else ./catalog")
+    profile: str | None = Field(None, description="Profile; else GEM3D_PROFILE, else hippocampus-cpu")
+    overrides: dict[str, JsonValue] = Field(default_factory=dict, description='Such as {"resample.steps": 10}')
+    factor: int | None = Field(None, ge=1, description="Datasets at 1x ... factor x; else the profile's")
+    seed: int | None = Field(None, ge=0, description="Of all draws after training; else the configuration's seed")
+    name: str | None = Field(None, description="Name in the catalog; else the dataset folder's, without its number")
+    use_cache: bool = Field(True, description="Take from the catalog what is there already")
+    run_id: str | None = Field(None, description="Set by the flow")
+
+
+class EnhanceParameters(Settings):
+    """Parameters of enhance-dataset."""
+
+    skip_bad: bool = Field(False, description="Go on without faulty cases; they are listed in the report")
+    until: StageName | None = Field(None, description="Stop after this stage")
+
+
+def dataset_folder(settings: Settings) -> str:
+    """The dataset that a run is about. Raises BadInput when none is named."""
+    folder = settings.dataset or os.environ.get("GEM3D_DATASET")
+    if not folder:
+        raise BadInput("no dataset: name a folder (parameter `dataset`) or set GEM3D_DATASET")
+    return str(Path(folder).expanduser().absolute())
+
+
+def catalog_address(named: str | None) -> str:
+    """The catalog: as named, else GEM3D_CATALOG, else ./catalog; folders are made absolute."""
+    address = named or os.environ.get("GEM3D_CATALOG") or "catalog"
+    return address if "://" in address else str(Path(address).expanduser().absolute())
+
+
+def open_run(settings: Settings) -> Run:
+    """The run that settings describe, its configuration resolved."""
+    profile = settings.profile or os.environ.get("GEM3D_PROFILE") or "hippocampus-cpu"
+    overrides = dict(settings.overrides) | ({"factor": settings.factor} if settings.factor else {})
+    config = load(profile, overrides)
+    return Run(
+        catalog=catalog_address(settings.catalog),
+        run_id=settings.run_id or "interactive",
+        name=settings.name or dataset_name(dataset_folder(settings)),
+        config=config,
+        seed=config.seed if settings.seed is None else settings.seed,
+        use_cache=settings.use_cache,
+    )
+
+
+def dataset_name(folder: str) -> str:
+    """Name of a dataset folder without Task04_ or Dataset113_, as the catalog writes names."""
+    bare = re.sub(r"^(Task|Dataset)\d+_", "", Path(folder).name)
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", bare).strip("-.") or "dataset"

@@ -1,0 +1,87 @@
+"""resample-dataset: new volumes from models of the catalog, a new version of the same dataset."""
+
+from datetime import UTC, datetime
+from uuid import uuid4
+
+from prefect import flow
+from prefect.runtime import flow_run
+from pydantic import BaseModel, ConfigDict, Field
+
+from configs import Config
+from data_catalog import Catalog
+from flows.ledger import Ledger, Summary
+from flows.parameters import catalog_address
+from gem3d_core.errors import BadInput
+from tasks.configuration import configuration_of_model
+from tasks.informed import informed
+from tasks.inputs import parent_of
+from tasks.masks import masks
+from tasks.publish import publish
+from tasks.resample import resample
+from tasks.showing import show_summary
+from tasks.stage import Run
+
+
+class ResampleParameters(BaseModel):
+    """Parameters of resample-dataset."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str | None = Field(None, description="Volume model, such as model/Hippocampus-volume; else the newest")
+    catalog: str | None = Field(None, description="Catalog folder or s3:// address; else GEM3D_CATALOG, else ./catalog")
+    factor: int = Field(1, ge=1, description="Datasets at 1x ... factor x")
+    seed: int | None = Field(None, ge=0, description="Of all draws; else today's date (UTC), as YYYYMMDD")
+    use_cache: bool = True
+
+
+@flow(name="resample-dataset")
+def resample_dataset(params: ResampleParameters = ResampleParameters()) -> Summary:  # noqa: B008 - frozen
+    """Stages 7 to 10 with another seed, for a nightly schedule or by hand."""
+    address = catalog_address(params.catalog)
+    catalog = Catalog.open(address)
+    volume_model = params.model or _newest_volume_model(catalog)
+    config = configuration_of_model(catalog, volume_model)
+    run = Run(
+        catalog=address,
+        run_id=flow_run.id or uuid4().hex,
+        name=catalog.get(parent_of(catalog, volume_model, "source")).name,
+        config=config.model_copy(update={"factor": params.factor}),
+        seed=int(datetime.now(UTC).strftime("%Y%m%d")) if params.seed is None else params.seed,
+        use_cache=params.use_cache,
+    )
+    ledger = Ledger(run)
+    _stages(run, ledger, catalog, catalog.get(volume_model).ref.full)
+    summary = ledger.summary()
+    show_summary(summary.model_dump())
+    return summary
+
+
+def _stages(run: Run, ledger: Ledger, catalog: Catalog, volume_model: str) -> None:
+    latents, prepared = (parent_of(catalog, volume_model, kind) for kind in ("latents", "prepared"))
+    position_model = _informed_model(catalog, run.config, latents)
+    volumes = []
+    for repeat in range(run.config.factor):
+        slices = ledger.enter("generate-informed-slices", informed(run, latents, position_model, repeat))
+        edited = ledger.enter("augment-masks", masks(run, prepared, repeat))
+        drawn = resample(run, volume_model, latents, slices.ref, edited.ref, repeat)
+        volumes.append(ledger.enter("resample", drawn).ref)
+    for factor in range(1, len(volumes) + 1):
+        ledger.enter("publish", publish(run, volumes[:factor], factor))
+
+
+def _newest_volume_model(catalog: Catalog) -> str:
+    for artifact in catalog.ls("model"):
+        if artifact.meta.get("network") == "volume":
+            return artifact.ref.full
+    raise BadInput(f"{catalog.address} holds no volume model: train one with `gem3d enhance`")
+
+
+def _informed_model(catalog: Catalog, config: Config, latents: str) -> str:
+    """The position-conditioned model of the same latents."""
+    for child in catalog.children(latents):
+        if child.kind == "model" and child.meta.get("network") == "position":
+            return child.ref.full
+    raise BadInput(
+        f"{latents} has no position-conditioned model (informed.mode={config.informed.mode}): "
+        "train it with `gem3d enhance ... --until train-informed`"
+    )

@@ -1,0 +1,104 @@
+"""Every stage as a flow of its own, with a deployment of the same name; `enhance-dataset` calls them in order."""
+
+from prefect import flow
+
+from flows.parameters import Settings, dataset_folder, open_run
+from tasks.downstream import downstream
+from tasks.encode import encode
+from tasks.fidelity import fidelity
+from tasks.informed import informed
+from tasks.ingest import ingest
+from tasks.masks import masks
+from tasks.preprocess import preprocess
+from tasks.publish import publish
+from tasks.report import report
+from tasks.resample import resample
+from tasks.stage import StageResult
+from tasks.train import train_informed, train_slices, tune_volume
+
+
+@flow(name="ingest", log_prints=False)
+def ingest_flow(settings: Settings, skip_bad: bool = False) -> StageResult:  # noqa: FBT001, FBT002 - a form field
+    """Stage 1: dataset folder -> source."""
+    return ingest(open_run(settings), dataset_folder(settings), skip_bad=skip_bad)
+
+
+@flow(name="preprocess")
+def preprocess_flow(settings: Settings, source: str) -> StageResult:
+    """Stage 2: source -> prepared."""
+    return preprocess(open_run(settings), source)
+
+
+@flow(name="encode")
+def encode_flow(settings: Settings, prepared: str) -> StageResult:
+    """Stage 3: prepared -> latents."""
+    return encode(open_run(settings), prepared)
+
+
+@flow(name="train-slices")
+def train_slices_flow(settings: Settings, latents: str) -> StageResult:
+    """Stage 4: latents -> model (slice)."""
+    return train_slices(open_run(settings), latents)
+
+
+@flow(name="tune-volume")
+def tune_volume_flow(settings: Settings, latents: str, slice_model: str) -> StageResult:
+    """Stage 5: latents, model (slice) -> model (volume)."""
+    return tune_volume(open_run(settings), latents, slice_model)
+
+
+@flow(name="train-informed")
+def train_informed_flow(settings: Settings, latents: str) -> StageResult:
+    """Stage 6: latents -> model (informed)."""
+    return train_informed(open_run(settings), latents)
+
+
+@flow(name="generate-informed-slices")
+def informed_flow(settings: Settings, latents: str, informed_model: str) -> list[StageResult]:
+    """Stage 7: latents, model (informed) -> informed, one for each repeat."""
+    run = open_run(settings)
+    return [informed(run, latents, informed_model, repeat) for repeat in range(run.config.factor)]
+
+
+@flow(name="augment-masks")
+def masks_flow(settings: Settings, prepared: str) -> list[StageResult]:
+    """Stage 8: prepared -> masks, one for each repeat."""
+    run = open_run(settings)
+    return [masks(run, prepared, repeat) for repeat in range(run.config.factor)]
+
+
+@flow(name="resample")
+def resample_flow(
+    settings: Settings, volume_model: str, latents: str, informed: list[str], masks: list[str]
+) -> list[StageResult]:
+    """Stage 9: model (volume), informed, masks -> volumes, one for each repeat."""
+    run = open_run(settings)
+    return [
+        resample(run, volume_model, latents, informed_ref, masks_ref, repeat)
+        for repeat, (informed_ref, masks_ref) in enumerate(zip(informed, masks, strict=True))
+    ]
+
+
+@flow(name="publish")
+def publish_flow(settings: Settings, volumes: list[str]) -> list[StageResult]:
+    """Stage 10: volumes -> datasets at 1x ... Kx, each holding the smaller ones."""
+    run = open_run(settings)
+    return [publish(run, volumes[:factor], factor) for factor in range(1, len(volumes) + 1)]
+
+
+@flow(name="evaluate")
+def evaluate_flow(
+    settings: Settings, prepared: str, latents: str, models: list[str], volumes: list[str], datasets: list[str]
+) -> list[StageResult]:
+    """Stage 11: fidelity of the first repeat, an nnU-Net arm for the true data and each dataset, and the report.
+
+    models: slice, volume and informed, in this order. The report comes last.
+    """
+    run = open_run(settings)
+    evaluate = run.config.evaluate
+    made = [fidelity(run, latents, models[1], volumes[0])] if evaluate.fidelity else []
+    factors = evaluate.factors or tuple(range(1, len(datasets) + 1))
+    arms = {"true": None} | {f"{k}x": datasets[k - 1] for k in factors if k <= len(datasets)}
+    if evaluate.downstream:
+        made += [result for arm, ref in arms.items() if (result := downstream(run, prepared, arm, ref)) is not None]
+    return [*made, report(run, prepared, latents, models, volumes, datasets, [result.ref for result in made])]

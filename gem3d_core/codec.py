@@ -1,0 +1,188 @@
+"""The frozen first stage. Spaces used throughout:
+
+voxels   (X, Y, Z)         source intensities on the source grid
+slices   (N, H, W)         float32 in [-1, 1] on the prepared grid
+latents  (N, c, h, w)      float32, h = H / factor, w = W / factor, scaled for the diffusion
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from diffusers import AutoencoderKL
+from einops import rearrange, repeat
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gem3d_core.errors import BadInput, NotAvailable
+from gem3d_core.settings import CodecSpec
+
+DETAIL_FLOOR = 1e-3
+"""Smallest standard deviation of a wavelet channel that is scaled up; weaker channels are numerically constant."""
+
+
+class Codec(Protocol):
+    """z = E(x), x = D(z)."""
+
+    @property
+    def channels(self) -> int:
+        """c of the latents."""
+
+    @property
+    def factor(self) -> int:
+        """H / h."""
+
+    def encode(self, slices: Tensor) -> Tensor:
+        """(N, H, W) in [-1, 1] -> (N, c, h, w)."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(N, c, h, w) -> (N, H, W), not clamped."""
+
+    def save(self, folder: Path) -> None:
+        """Write what `load_codec` needs."""
+
+
+@dataclass(frozen=True)
+class Haar:
+    """Orthonormal Haar wavelet packet: every level halves the slice and multiplies the channels by four.
+
+    shift, scale (c,): latents are (coefficient - shift) * scale. Dividing by the square root of a channel's
+    spread, not by the spread, keeps the loss on structure rather than on the noise of the finest details.
+    """
+
+    levels: int
+    shift: Tensor
+    scale: Tensor
+
+    @property
+    def channels(self) -> int:
+        """4 ** levels."""
+        return int(4**self.levels)
+
+    @property
+    def factor(self) -> int:
+        """2 ** levels."""
+        return int(2**self.levels)
+
+    def encode(self, slices: Tensor) -> Tensor:
+        """(N, H, W) -> (N, 4**levels, H / 2**levels, W / 2**levels)."""
+        z = haar(slices[:, None], self.levels)
+        return (z - self.shift.to(z)[:, None, None]) * self.scale.to(z)[:, None, None]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The exact inverse of `encode`."""
+        z = latents / self.scale.to(latents)[:, None, None] + self.shift.to(latents)[:, None, None]
+        return inverse_haar(z, self.levels)[:, 0]
+
+    def save(self, folder: Path) -> None:
+        """Write codec.safetensors and codec.json."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({"shift": self.shift, "scale": self.scale}, folder / "codec.safetensors")
+        (folder / "codec.json").write_text(json.dumps({"kind": "haar", "levels": self.levels}))
+
+
+def haar(x: Tensor, levels: int) -> Tensor:
+    """Orthonormal Haar packet of (N, 1, H, W); raises BadInput when a side cannot be halved that often."""
+    if x.shape[-2] % 2**levels or x.shape[-1] % 2**levels:
+        raise BadInput(
+            f"slice size {tuple(x.shape[-2:])} cannot be halved {levels} times: choose a slice_size that is a multiple "
+            f"of {2**levels}, or fewer codec.levels"
+        )
+    for _ in range(levels):
+        quads = rearrange(x, "n c (h i) (w j) -> n c h w (i j)", i=2, j=2)
+        x = rearrange(quads @ _HADAMARD.to(x), "n c h w k -> n (c k) h w")
+    return x
+
+
+def inverse_haar(x: Tensor, levels: int) -> Tensor:
+    """The transpose of `haar`, which is its inverse."""
+    for _ in range(levels):
+        quads = rearrange(x, "n (c k) h w -> n c h w k", k=4) @ _HADAMARD.to(x)
+        x = rearrange(quads, "n c h w (i j) -> n c (h i) (w j)", i=2, j=2)
+    return x
+
+
+_HADAMARD = torch.tensor([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2.0
+
+
+def fit_haar(spec: CodecSpec, slices: Tensor) -> Haar:
+    """A wavelet codec whose channel statistics are those of training slices (N, H, W)."""
+    z = haar(slices[:, None], spec.levels)
+    spread = z.std(dim=(0, 2, 3)).clamp_min(DETAIL_FLOOR)
+    scale = (spread * spread.max()).rsqrt()
+    return Haar(spec.levels, z.mean(dim=(0, 2, 3)), scale)
+
+
+class KL:
+    """A diffusers AutoencoderKL; grey is replicated to its input channels, the latent is the posterior mean.
+
+    scale: what the mean is multiplied by for the diffusion; 0.18215 for latent diffusion's KL-f8 [release].
+    """
+
+    def __init__(self, model: AutoencoderKL, scale: float, batch: int = 8) -> None:
+        self.model = model.requires_grad_(requires_grad=False).eval()
+        self.scale = scale
+        self.batch = batch
+        self.channels = int(model.config.latent_channels)
+        self.factor = 2 ** (len(model.config.block_out_channels) - 1)
+
+    def encode(self, slices: Tensor) -> Tensor:
+        """(N, H, W) -> (N, c, H / f, W / f)."""
+        colours = self.model.config.in_channels
+        parts = [repeat(part, "n h w -> n c h w", c=colours) for part in torch.split(slices, self.batch)]
+        with torch.no_grad():
+            return torch.cat([self.model.encode(part).latent_dist.mean * self.scale for part in parts])
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(N, c, h, w) -> (N, H, W): the mean of the output channels."""
+        with torch.no_grad():
+            parts = [self.model.decode(part / self.scale).sample for part in torch.split(latents, self.batch)]
+        return torch.cat(parts).mean(dim=1)
+
+    def save(self, folder: Path) -> None:
+        """Write the autoencoder in diffusers' layout, with codec.json beside it."""
+        self.model.save_pretrained(folder)
+        (folder / "codec.json").write_text(json.dumps({"kind": "kl", "scale": self.scale}))
+
+
+def open_kl(weights: str) -> KL:
+    """A pretrained AutoencoderKL from a folder, the local hub cache or the hub.
+
+    Raises NotAvailable when none of them has it.
+    """
+    try:
+        model = AutoencoderKL.from_pretrained(weights, low_cpu_mem_usage=False)
+    except (OSError, ValueError) as error:
+        raise NotAvailable(
+            f"codec.weights={weights!r}: no AutoencoderKL in such a folder, in the hub cache, or on the hub ({error}). "
+            "Give a folder that holds config.json and its safetensors, or set codec.weights=train or codec.kind=haar"
+        ) from error
+    return KL(model, float(model.config.scaling_factor))
+
+
+def load_codec(folder: Path) -> Codec:
+    """What `Codec.save` wrote."""
+    facts = json.loads((folder / "codec.json").read_text())
+    if facts["kind"] == "haar":
+        tensors = load_file(folder / "codec.safetensors")
+        return Haar(facts["levels"], tensors["shift"], tensors["scale"])
+    return KL(AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False), facts["scale"])
+
+
+def fit_codec(spec: CodecSpec, slices: Tensor, seed: int) -> Codec:
+    """The codec that a specification asks for, fitted on training slices (N, H, W) where it has to be."""
+    if spec.kind == "haar":
+        return fit_haar(spec, slices)
+    if spec.weights == "train":
+        from gem3d_core.kl_training import train_kl
+
+        return train_kl(spec, slices, seed)
+    return open_kl(spec.weights)
+
+
+def psnr(original: Tensor, reconstruction: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of slices in [-1, 1] (peak to peak 2)."""
+    error = (original - reconstruction.clamp(-1, 1)).double().square().mean().clamp_min(1e-20)
+    return float(10 * torch.log10(4 / error))

@@ -1,0 +1,1 @@
+"""Measures of synthetic volumes: fidelity, continuity, segmentation overlap, privacy, and how sure they are."""

@@ -1,0 +1,120 @@
+"""The three models of the method: how each is built, trained and opened again (section 3.1, Appendix A)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from diffusers import UNet2DConditionModel, UNet2DModel
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from gem3d_core.batches import LatentCase, draw_positions, draw_windows
+from gem3d_core.checkpoints import NetworkFacts, load_facts
+from gem3d_core.denoise import freeze, predict_at_position, predict_slices
+from gem3d_core.networks import VolumeNetwork, position_network, slice_network
+from gem3d_core.schedule import Schedule
+from gem3d_core.settings import TrainSpec
+from gem3d_core.training import Example, Trained, draw_timesteps, to_device, train
+
+Network: TypeAlias = UNet2DModel | UNet2DConditionModel | VolumeNetwork
+OnStep = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What all three trainings share."""
+
+    cases: list[LatentCase]
+    schedule: Schedule
+    spec: TrainSpec
+    seed: int
+    folder: Path
+    """Where checkpoints are kept."""
+    device: torch.device
+    on_step: OnStep
+
+
+def build(facts: NetworkFacts, seed: int) -> Network:
+    """A network with fresh weights, drawn from a seed."""
+    torch.manual_seed(seed)
+    if facts.kind == "position":
+        return position_network(facts.unet, facts.latent_channels)
+    inputs = 2 * facts.latent_channels + facts.mask_channels
+    slices = slice_network(facts.unet, inputs, facts.latent_channels, offset=facts.offset)
+    return slices if facts.kind == "slice" else VolumeNetwork(slices, facts.unet, facts.window)
+
+
+def load_network(network_json: Path, weights: Path, device: torch.device) -> Network:
+    """A saved network, frozen, on a device."""
+    network = build(load_facts(network_json), seed=0)
+    network.load_state_dict(load_file(weights))
+    freeze(network)
+    return network.to(device)
+
+
+def train_slice_model(facts: NetworkFacts, training: Training) -> tuple[dict[str, Tensor], Trained]:
+    """Stage 1: slices of windows, a t for every slice; returns the EMA weights of the whole network."""
+    network = build(facts, training.seed)
+    assert isinstance(network, UNet2DModel)
+    spec, keep = training.spec, min(training.spec.slices_per_window, facts.window)
+
+    def draw(rng: torch.Generator) -> Example:
+        batch = to_device(draw_windows(training.cases, spec.batch, facts.window, keep, rng), training.device)
+        t = draw_timesteps(len(batch.clean), 1, training.schedule, rng).to(training.device)
+        return Example(batch.clean, t, predict_slices(network, batch.conditions), batch.names)
+
+    return _run(network, dict(network.named_parameters()), draw, training)
+
+
+def tune_volume_model(
+    facts: NetworkFacts, slice_weights: Path, training: Training
+) -> tuple[dict[str, Tensor], Trained]:
+    """Stage 2: whole windows, one t for each; only the volumetric layers, inserted into stage 1's EMA, are trained."""
+    slices = build(replace(facts, kind="slice"), training.seed)
+    assert isinstance(slices, UNet2DModel)
+    slices.load_state_dict(load_file(slice_weights))
+    torch.manual_seed(training.seed)
+    network = VolumeNetwork(slices, facts.unet, facts.window)
+
+    def draw(rng: torch.Generator) -> Example:
+        n = facts.window
+        batch = to_device(draw_windows(training.cases, training.spec.batch, n, n, rng), training.device)
+        t = draw_timesteps(training.spec.batch, n, training.schedule, rng).to(training.device)
+        return Example(batch.clean, t, predict_slices(network, batch.conditions), batch.names)
+
+    return _run(network, network.volumetric_parameters(), draw, training)
+
+
+def train_position_model(facts: NetworkFacts, training: Training) -> tuple[dict[str, Tensor], Trained]:
+    """The mask-free slice model conditioned on p; returns its EMA weights."""
+    network = build(facts, training.seed)
+    assert isinstance(network, UNet2DConditionModel)
+
+    def draw(rng: torch.Generator) -> Example:
+        clean, p, names = draw_positions(training.cases, training.spec.batch, rng)
+        t = draw_timesteps(len(clean), 1, training.schedule, rng).to(training.device)
+        return Example(clean.to(training.device), t, predict_at_position(network, p.to(training.device)), names)
+
+    return _run(network, dict(network.named_parameters()), draw, training)
+
+
+def _run(
+    network: nn.Module,
+    parameters: dict[str, nn.Parameter],
+    draw: Callable[[torch.Generator], Example],
+    training: Training,
+) -> tuple[dict[str, Tensor], Trained]:
+    trained = train(
+        network,
+        parameters,
+        draw,
+        training.schedule,
+        training.spec,
+        training.seed,
+        training.folder,
+        training.device,
+        training.on_step,
+    )
+    return {**network.state_dict(), **trained.ema}, trained

@@ -1,0 +1,165 @@
+"""The report's tables from what the metrics return: names, units, directions and captions stand here once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from gem3d_core.metrics.intervals import Interval, mean_interval
+from gem3d_core.report import Cell, Column, Missing, Table
+
+if TYPE_CHECKING:
+    from gem3d_core.metrics.fidelity import Fid, Plane
+    from gem3d_core.metrics.overlap import CaseOverlap, Overlap
+
+PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
+
+
+def fidelity_table(
+    arms: Mapping[str, Mapping[Plane, Fid] | Missing],
+    pairs: Mapping[str, tuple[Sequence[float] | Missing, Sequence[float] | Missing]],
+    *,
+    extractor: str,
+    seed: int = 0,
+) -> Table:
+    """FID in three planes by arm, and MS-SSIM and LPIPS of paired test volumes (one value a volume) by arm."""
+    names = list(dict.fromkeys([*arms, *pairs]))
+    not_paired = Missing("measured on paired test volumes only")
+    rows = []
+    for name in names:
+        fids = arms.get(name, Missing("not measured for these volumes"))
+        planes: list[Cell] = [fids if isinstance(fids, Missing) else fids[plane].value for plane in PLANES]
+        scores = [_mean(values, seed) for values in pairs.get(name, (not_paired, not_paired))]
+        rows.append((name, *planes, *scores))
+    slices = [f"{name}: {fid['axial'].n_synthetic}" for name, fid in arms.items() if not isinstance(fid, Missing)]
+    paired = [f"{name}: {len(ms)}" for name, (ms, _) in pairs.items() if not isinstance(ms, Missing)]
+    return Table(
+        title="Fidelity",
+        caption=(
+            f"FID on features of {extractor} in three planes, without slices wholly outside the outline; FID "
+            "depends on the extractor and on the number of slices. MS-SSIM (five scales) and LPIPS (AlexNet) on "
+            "axial slices resized bilinearly to 256 on the shorter side, mean over slices per volume, then over "
+            "volumes with a 95% bootstrap interval."
+        ),
+        n=f"synthetic axial slices {_listed(slices)}; paired test volumes {_listed(paired)}",
+        columns=(
+            Column("volumes"),
+            *(Column(f"FID {plane}", better="lower", digits=2) for plane in PLANES),
+            Column("MS-SSIM", better="higher"),
+            Column("LPIPS", better="lower"),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def continuity_table(
+    arms: Mapping[str, tuple[Sequence[float | None], Mapping[Plane, Sequence[float | None]]]], *, seed: int = 0
+) -> Table:
+    """By arm: border ratios and smoothness ratios in each plane, one value a volume (None: it has none)."""
+    one_window = Missing("every volume was generated in one window")
+    constant = Missing("the real volumes do not change along this axis")
+    rows = [
+        (
+            name,
+            _mean(_known(borders), seed, one_window),
+            *(_mean(_known(smoothness.get(plane, ())), seed, constant) for plane in PLANES),
+        )
+        for name, (borders, smoothness) in arms.items()
+    ]
+    volumes = [
+        f"{name}: {max(map(len, [borders, *smoothness.values()]))}" for name, (borders, smoothness) in arms.items()
+    ]
+    return Table(
+        title="Continuity",
+        caption=(
+            "Border: mean absolute difference of axial neighbours that different windows generated, over that of "
+            "neighbours inside one window. Smoothness: mean slice-to-slice difference over the real volume's at "
+            "the same indices (above 1: stripes or noise, below 1: blur). Means over volumes with 95% bootstrap "
+            "intervals."
+        ),
+        n=f"volumes {_listed(volumes)}",
+        columns=(
+            Column("volumes"),
+            Column("border", better="near 1"),
+            *(Column(f"smoothness {plane}", better="near 1") for plane in PLANES),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def downstream_table(arms: Mapping[str, Sequence[CaseOverlap] | Missing], *, seed: int = 0) -> Table:
+    """nnU-Net trained on each arm and scored on the same true test cases: per label, and their mean."""
+    measured = {name: cases for name, cases in arms.items() if not isinstance(cases, Missing)}
+    labels = list(dict.fromkeys(label for cases in measured.values() for case in cases for label in case.labels))
+    rows: list[tuple[Cell, ...]] = []
+    for name, cases in arms.items():
+        for label in [*labels, "mean"]:
+            if isinstance(cases, Missing):
+                rows.append((name, label, cases, cases))
+                continue
+            scores = [_label_score(case, label) for case in cases]
+            dice = _mean([100 * score.dice for score in scores], seed)
+            rows.append((name, label, dice, _mean([score.hd95 for score in scores], seed)))
+    return Table(
+        title="Downstream segmentation",
+        caption=(
+            "nnU-Net with one plan for all arms, tested on the true test split; means over cases with 95% bootstrap "
+            "intervals. Empty masks by the BraTS rules: both empty Dice 100, HD95 0; one empty Dice 0, HD95 "
+            "373.13 mm."
+        ),
+        n=f"test cases {_listed([f'{name}: {len(cases)}' for name, cases in measured.items()])}",
+        columns=(
+            Column("trained on"),
+            Column("label"),
+            Column("Dice", "%", "higher", 2),
+            Column("HD95", "mm", "lower", 2),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def privacy_table(
+    synthetic: Sequence[float] | Missing, held_out: Sequence[float] | Missing, *, training: int, seed: int = 0
+) -> Table:
+    """Distances to the nearest of `training` volumes: of synthetic volumes and of held-out real ones."""
+    groups = {"synthetic": synthetic, "held-out real": held_out}
+    counts = [f"{name}: {len(values)}" for name, values in groups.items() if not isinstance(values, Missing)]
+    rows: list[tuple[Cell, ...]] = []
+    for name, values in groups.items():
+        mean = _mean(values, seed)
+        known = values if isinstance(mean, Interval) and not isinstance(values, Missing) else None
+        nearest: Cell = float(min(known)) if known else Missing("see the mean")
+        rows.append((name, mean, nearest))
+    return Table(
+        title="Privacy",
+        caption=(
+            "Root mean squared difference of a volume to its nearest training volume, on a common grid and images "
+            "in [-1, 1]; mean with a 95% bootstrap interval, and the smallest. Synthetic volumes much nearer than "
+            "held-out real ones would point to memorised patients."
+        ),
+        n=f"volumes {_listed(counts)}; training volumes: {training}",
+        columns=(Column("volumes"), Column("mean distance", "RMSE"), Column("smallest distance", "RMSE")),
+        rows=tuple(rows),
+    )
+
+
+def _mean(values: Sequence[float] | Missing, seed: int, without: Missing | None = None) -> Cell:
+    if isinstance(values, Missing):
+        return values
+    if not len(values):
+        return without or Missing("no case was measured")
+    broken = sum(not math.isfinite(value) for value in values)
+    return Missing(f"{broken} of {len(values)} values are not finite") if broken else mean_interval(values, seed=seed)
+
+
+def _known(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _label_score(case: CaseOverlap, label: str) -> Overlap:
+    return case.mean if label == "mean" else case.labels[label]
+
+
+def _listed(items: Sequence[str]) -> str:
+    return ", ".join(items) if items else "none"

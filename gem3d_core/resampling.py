@@ -1,0 +1,85 @@
+"""From masks and informed slices to volumes in slice space: encode, Algorithm 1, decode."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gem3d_core.codec import Codec
+from gem3d_core.conditions import encode_mask
+from gem3d_core.networks import VolumeNetwork
+from gem3d_core.sampling import VolumeRequest, sample_volumes
+from gem3d_core.schedule import Schedule
+from gem3d_core.settings import ConditionSpec, SampleSpec
+from gem3d_core.windows import plan_windows, start_slice, window_borders
+
+OUTSIDE = -1.0
+"""Value outside the outline."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one volume is made of.
+
+    mask (Z, H, W) integer ids, outline (Z, H, W) bool, informed (H, W) in [-1, 1]; p in [0, 1], the normalised
+    position of the informed slice, at which the volume is begun; seed of all noise.
+    """
+
+    name: str
+    mask: Tensor
+    outline: Tensor
+    informed: Tensor
+    p: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class VolumeModel:
+    """A trained volume network with everything that it was trained under."""
+
+    network: VolumeNetwork
+    codec: Codec
+    schedule: Schedule
+    condition: ConditionSpec
+    labels: tuple[int, ...]
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One volume: slices (Z, H, W) float32 in [-1, 1], -1 outside the outline, and its window borders."""
+
+    name: str
+    slices: Tensor
+    borders: tuple[int, ...]
+
+
+def draw_volumes(
+    model: VolumeModel,
+    recipes: Iterable[Recipe],
+    spec: SampleSpec,
+    on_windows: Callable[[int], None] = lambda _: None,
+) -> Iterator[Drawn]:
+    """Volumes in the order in which they finish; a recipe is read only when there is room for it."""
+    flying: dict[str, Recipe] = {}
+
+    def requests() -> Iterator[VolumeRequest]:
+        for recipe in recipes:
+            flying[recipe.name] = recipe
+            yield _request(model, recipe)
+
+    n = model.condition.window
+    drawn = sample_volumes(model.network, requests(), model.schedule, spec, n, model.device, on_windows)
+    for name, latents in drawn:
+        recipe = flying.pop(name)
+        slices = model.codec.decode(latents).clamp(-1, 1)
+        slices[~recipe.outline] = OUTSIDE
+        Z = len(slices)
+        yield Drawn(name, slices, window_borders(plan_windows(Z, n, spec.overlap, start_slice(recipe.p, Z)), Z))
+
+
+def _request(model: VolumeModel, recipe: Recipe) -> VolumeRequest:
+    condition = encode_mask(model.condition, model.codec, model.labels, recipe.mask, recipe.outline)
+    informed = model.codec.encode(recipe.informed[None])[0]
+    return VolumeRequest(recipe.name, condition, informed, start_slice(recipe.p, len(recipe.mask)), recipe.seed)

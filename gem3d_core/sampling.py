@@ -1,0 +1,166 @@
+"""Re-sampling of volumes: Algorithm 1 for many volumes at once, and position-conditioned slices.
+
+Windows of both directions and of many volumes share a batch: whatever is ready runs. A window's noise comes from
+generators of its own, so that a volume does not depend on the batch that it was drawn in.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from diffusers import UNet2DConditionModel, UNet2DModel
+from einops import rearrange
+from torch import Tensor
+
+from gem3d_core.conditions import fold, pad_slices
+from gem3d_core.denoise import Conditions, denoiser, predict_at_position, predict_slices
+from gem3d_core.networks import VolumeNetwork
+from gem3d_core.schedule import Schedule
+from gem3d_core.seeds import generator, normal
+from gem3d_core.settings import SampleSpec
+from gem3d_core.solvers import Noise, Pinned, nothing_pinned, solve
+from gem3d_core.windows import Window, plan_windows
+
+
+@dataclass(frozen=True)
+class VolumeRequest:
+    """One volume to draw.
+
+    condition (Z, m, h, w): encoded mask and outline. informed (c, h, w): latent of the first informed slice.
+    start: its slice index. seed: of all its noise.
+    """
+
+    name: str
+    condition: Tensor
+    informed: Tensor
+    start: int
+    seed: int
+
+
+class _Volume:
+    """A volume in flight: its plan, its finished slices, and which of its windows are done."""
+
+    def __init__(self, request: VolumeRequest, n: int, h: int) -> None:
+        self.request = request
+        self.Z = len(request.condition)
+        self.condition = pad_slices(request.condition, n)
+        self.plan = plan_windows(self.Z, n, h, request.start)
+        self.latents = torch.zeros(len(self.condition), *request.informed.shape)
+        self.waiting = list(range(len(self.plan)))
+        self.done: set[int] = set()
+
+    def ready(self) -> list[int]:
+        """Windows whose predecessor is finished."""
+        return [k for k in self.waiting if self.plan[k].after is None or self.plan[k].after in self.done]
+
+    def write(self, k: int, drawn: Tensor) -> None:
+        """Keep the fresh slots of window k, drawn (n, c, h, w)."""
+        window = self.plan[k]
+        for slot in window.fresh:
+            self.latents[window.start + slot] = drawn[slot]
+        self.done.add(k)
+
+
+def sample_volumes(
+    network: VolumeNetwork | UNet2DModel,
+    requests: Iterable[VolumeRequest],
+    schedule: Schedule,
+    spec: SampleSpec,
+    n: int,
+    device: torch.device,
+    on_windows: Callable[[int], None] = lambda _: None,
+) -> Iterator[tuple[str, Tensor]]:
+    """Draw volumes window by window (section 3.3); yields (name, latents (Z, c, h, w) on the CPU) as they finish.
+
+    At most `spec.batch` volumes are in flight, so memory does not grow with the number of requests. Raises ValueError
+    when the network was built for windows of another n, which would mix the slices of different windows.
+    """
+    if isinstance(network, VolumeNetwork) and network.slots.n != n:
+        raise ValueError(f"windows of n={n} slices for a volume network of n={network.slots.n}")
+    queue = iter(requests)
+    flying: list[_Volume] = []
+    while True:
+        while len(flying) < spec.batch and (request := next(queue, None)) is not None:
+            flying.append(_Volume(request, n, spec.overlap))
+        if not flying:
+            return
+
+        jobs = [(volume, k) for volume in flying for k in volume.ready()][: spec.batch]
+        for (volume, k), drawn in zip(jobs, _draw(network, jobs, schedule, spec, n, device), strict=True):
+            volume.waiting.remove(k)
+            volume.write(k, drawn)
+        on_windows(len(jobs))
+
+        for volume in [v for v in flying if not v.waiting]:
+            flying.remove(volume)
+            yield volume.request.name, volume.latents[: volume.Z]
+
+
+def _draw(
+    network: VolumeNetwork | UNet2DModel,
+    jobs: list[tuple[_Volume, int]],
+    schedule: Schedule,
+    spec: SampleSpec,
+    n: int,
+    device: torch.device,
+) -> Tensor:
+    """Denoise one batch of windows -> (b, n, c, h, w) on the CPU."""
+    windows = [volume.plan[k] for volume, k in jobs]
+    shape = (n, *jobs[0][0].request.informed.shape)
+    generators = [generator(volume.request.seed, "window", k) for volume, k in jobs]
+
+    def noise() -> Tensor:
+        return fold(normal(shape, generators, device))
+
+    informed = torch.stack([_informed(volume, window) for (volume, _), window in zip(jobs, windows, strict=True)])
+    conditions = Conditions(
+        mask=fold(
+            torch.stack([volume.condition[w.start : w.start + n] for (volume, _), w in zip(jobs, windows, strict=True)])
+        ).to(device),
+        informed=informed.repeat_interleave(n, dim=0).to(device),
+        offset=torch.tensor([o for w in windows for o in w.offsets()], dtype=torch.float32, device=device),
+    )
+    pinned = Pinned(
+        clean=fold(
+            torch.stack([volume.latents[w.start : w.start + n] for (volume, _), w in zip(jobs, windows, strict=True)])
+        ).to(device),
+        mask=torch.tensor([k in w.known for w in windows for k in range(n)], device=device),
+    )
+    denoise = denoiser(predict_slices(network, conditions), schedule, spec.precision, device)
+    drawn = solve(denoise, noise(), schedule, spec, noise, pinned)
+    return rearrange(drawn, "(b n) c h w -> b n c h w", n=n).cpu()
+
+
+def _informed(volume: _Volume, window: Window) -> Tensor:
+    """The first window follows the request's informed slice, the others the finished slice at their edge."""
+    return volume.request.informed if window.after is None else volume.latents[window.informed]
+
+
+def sample_slices(
+    network: UNet2DConditionModel,
+    positions: list[float],
+    seeds: list[int],
+    shape: tuple[int, int, int],
+    schedule: Schedule,
+    spec: SampleSpec,
+    device: torch.device,
+) -> Tensor:
+    """Slices drawn by the position-conditioned model at normalised positions -> latents (N, c, h, w) on the CPU."""
+    drawn = []
+    for first in range(0, len(positions), spec.batch):
+        p = torch.tensor(positions[first : first + spec.batch], device=device)
+        noise = _slice_noise(seeds[first : first + spec.batch], shape, device)
+        x = noise()
+        denoise = denoiser(predict_at_position(network, p), schedule, spec.precision, device)
+        drawn.append(solve(denoise, x, schedule, spec, noise, nothing_pinned(x)).cpu())
+    return torch.cat(drawn)
+
+
+def _slice_noise(seeds: list[int], shape: tuple[int, int, int], device: torch.device) -> Noise:
+    generators = [generator(seed, "slice") for seed in seeds]
+    return lambda: normal(shape, generators, device)
+
+
+def count_windows(depths: Iterable[int], n: int, h: int) -> int:
+    """Windows that volumes of the given numbers of slices take, started in their middle."""
+    return sum(len(plan_windows(Z, n, h, Z // 2)) for Z in depths)

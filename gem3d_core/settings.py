@@ -1,0 +1,159 @@
+"""Settings of the method as frozen, torch-free values; `configs` builds them from a profile.
+
+Letters and numbers follow the paper (section 3, Appendix A); each field says what it does where it stands.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class CodecSpec:
+    """The frozen first stage z = E(x), x = D(z)."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    kind: Literal["haar", "kl"] = "haar"
+    """haar: orthonormal wavelet, lossless, nothing to train; kl: diffusers AutoencoderKL."""
+    levels: int = 2
+    """Halvings of the slice by the wavelet; the latent has 4**levels channels."""
+    weights: str = "train"
+    """kl only: a folder or hub id of an AutoencoderKL, or `train` to train one on this dataset."""
+    train_steps: int = 2000
+    """kl with weights=train: optimiser steps."""
+    base_channels: int = 32
+    """kl with weights=train: width of the first level; the bottleneck is three halvings (f8)."""
+
+
+@dataclass(frozen=True)
+class UNetSpec:
+    """Shape of a 2D UNet."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    base_channels: int = 64
+    multipliers: tuple[int, ...] = (1, 2, 2)
+    blocks: int = 2
+    """Residual blocks a level."""
+    attention_at: tuple[int, ...] = (2, 4)
+    """Downsampling factors at which self-attention stands."""
+    head_channels: int = 32
+    norm_groups: int = 32
+
+    def __post_init__(self) -> None:
+        if self.base_channels % self.norm_groups or self.base_channels % self.head_channels:
+            raise ValueError(
+                f"base_channels={self.base_channels} must be a multiple of norm_groups={self.norm_groups} "
+                f"and of head_channels={self.head_channels}"
+            )
+
+
+@dataclass(frozen=True)
+class DiffusionSpec:
+    """Forward process, what the network predicts, and the weight of the loss."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    T: int = 1000
+    schedule: Literal["cosine", "scaled_linear"] = "cosine"
+    """cosine ends at exactly zero SNR; scaled_linear is the release's, 0.00085 to 0.0120."""
+    prediction: Literal["v", "epsilon"] = "v"
+    weighting: Literal["min_snr", "uniform"] = "min_snr"
+    gamma: float = 5.0
+    """Clamp of the min-SNR weight."""
+    spacing: Literal["trailing", "leading"] = "trailing"
+    """Which of the T timesteps a sampler of fewer steps visits."""
+
+    def __post_init__(self) -> None:
+        if self.schedule == "cosine" and self.prediction == "epsilon":
+            raise ValueError(
+                "prediction=epsilon cannot be trained on schedule=cosine, which ends at zero SNR: "
+                "use prediction=v, or schedule=scaled_linear"
+            )
+        if self.schedule == "cosine" and self.spacing == "leading":
+            raise ValueError(
+                "spacing=leading never visits the last timestep, where a schedule with zero terminal SNR "
+                "(cosine) starts: use spacing=trailing"
+            )
+
+
+@dataclass(frozen=True)
+class ConditionSpec:
+    """What the network is told besides the noisy latent."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    mask: Literal["one_hot", "codec"] = "one_hot"
+    """one_hot: area fraction of every label at latent resolution; codec: the mask as a grey image, encoded [paper]."""
+    slice_offset: bool = True
+    """Embed the signed distance, in slices, from the informed slice."""
+    window: int = 16
+    """n, slices of a window [paper]."""
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """One training run."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    steps: int
+    batch: int
+    """Windows a step."""
+    slices_per_window: int = 1
+    """Stage 1: slices used of each window, each with its own t; `window` is the paper's."""
+    learning_rate: float = 2e-4
+    weight_decay: float = 0.01
+    warmup: int = 100
+    """Steps of linear learning-rate warm-up."""
+    cosine_decay: bool = False
+    """Let the learning rate fall to zero at the last step; the paper's is constant."""
+    clip: float = 1.0
+    """Largest gradient norm."""
+    ema: float = 0.999
+    checkpoint_every: int = 500
+    precision: Precision = "fp32"
+
+
+@dataclass(frozen=True)
+class SampleSpec:
+    """One sampler run (Algorithm 1)."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    solver: Literal["dpm++", "ddim"] = "dpm++"
+    steps: int = 20
+    eta: float = 0.0
+    """DDIM only: 0 deterministic, 1 ancestral."""
+    overlap: int = 1
+    """h, finished slices that a window starts from [paper: 1]."""
+    resample: int = 1
+    """RePaint: times that each step is taken; 1 is a single pass [paper]."""
+    batch: int = 8
+    """Windows in one network call."""
+    precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.solver != "ddim" and self.eta:
+            raise ValueError(
+                f"eta={self.eta} has a meaning for solver=ddim only; solver={self.solver} is deterministic"
+            )
+        if self.resample < 1 or self.steps < 1 or self.batch < 1 or self.overlap < 1:
+            raise ValueError("steps, overlap, resample and batch are at least 1")
+
+
+@dataclass(frozen=True)
+class InformedSpec:
+    """Where the first informed slice of a volume comes from (section 3.2)."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    mode: Literal["cross", "generated"] = "cross"
+    """cross: a slice of another patient at the same normalised position (IC); generated (IG)."""
+    generated_per_repeat: int = 0
+    """Slices that the position-conditioned model draws for a repeat; 0: one for every mask."""
+    start: tuple[float, float] = (0.0, 1.0)
+    """Range of the normalised start position p, drawn uniformly."""
+    sample: SampleSpec = field(default_factory=SampleSpec)

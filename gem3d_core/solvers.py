@@ -1,0 +1,125 @@
+"""Samplers as free functions of one contract: a step from x_t to x_s given the clean signal that x_t implies.
+
+Timestep -1 is clean data. All steps hold at alpha_t = 0, where a schedule of zero terminal SNR starts.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from gem3d_core.denoise import Denoise
+from gem3d_core.schedule import Schedule
+from gem3d_core.settings import SampleSpec
+
+Noise = Callable[[], Tensor]
+"""Fresh standard normal noise of the shape of x."""
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """Slots that are known: `clean` (N, c, h, w) where `mask` (N,) is true, anything elsewhere."""
+
+    clean: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Previous:
+    """What a multistep solver remembers of the step before: its timestep and clean signal."""
+
+    t: int
+    x0: Tensor
+
+
+def solve(denoise: Denoise, x: Tensor, schedule: Schedule, spec: SampleSpec, noise: Noise, pinned: Pinned) -> Tensor:
+    """Denoise x (N, c, h, w) from the last timestep to clean data (Algorithm 1, lines 8-16).
+
+    RePaint: before every call the pinned slots are overwritten with their clean latents at the noise level that
+    the sample is at, and at the end with the clean latents themselves. With spec.resample > 1 every step is taken
+    that often, going back up in noise in between, so that the free slots settle with the pinned ones.
+    """
+    times = [*schedule.timesteps(spec.steps), -1]
+    previous: Previous | None = None
+    for t, s in pairwise(times):
+        for attempt in range(spec.resample):
+            x = pin(x, pinned, schedule, t, noise)
+            x0 = denoise(x, torch.full((len(x),), t, device=x.device))
+            x0 = torch.where(_rows(pinned.mask, x), pinned.clean, x0)
+            if spec.solver == "ddim":
+                x_s = ddim_step(x, x0, schedule, t, s, spec.eta, noise)
+            else:
+                x_s = dpm_step(x, x0, schedule, t, s, previous)
+            last = attempt == spec.resample - 1 or s == -1
+            if last:
+                break
+            x = renoise(x_s, schedule, s, t, noise())
+        previous = Previous(t, x0)
+        x = x_s
+    return torch.where(_rows(pinned.mask, x), pinned.clean, x)
+
+
+def pin(x: Tensor, pinned: Pinned, schedule: Schedule, t: int, noise: Noise) -> Tensor:
+    """Known slots at exactly the noise level of timestep t: sqrt(abar_t) o_0 + sqrt(1 - abar_t) eps.
+
+    Noise is taken whether or not a slot is known: else a window without one would find its generator elsewhere
+    when it shares a batch with a window that has some.
+    """
+    alpha, sigma = _levels(schedule, t, x)
+    return torch.where(_rows(pinned.mask, x), alpha * pinned.clean + sigma * noise(), x)
+
+
+def ddim_step(x: Tensor, x0: Tensor, schedule: Schedule, t: int, s: int, eta: float, noise: Noise) -> Tensor:
+    """One step of DDIM (Song et al., equation 12); eta = 0 deterministic, 1 ancestral."""
+    alpha_t, sigma_t = _levels(schedule, t, x)
+    alpha_s, sigma_s = _levels(schedule, s, x)
+    eps = (x - alpha_t * x0) / sigma_t
+    if eta == 0:
+        return alpha_s * x0 + sigma_s * eps
+    step = eta * (sigma_s / sigma_t) * (1 - (alpha_t / alpha_s) ** 2).clamp_min(0).sqrt()
+    return alpha_s * x0 + (sigma_s**2 - step**2).clamp_min(0).sqrt() * eps + step * noise()
+
+
+def dpm_step(x: Tensor, x0: Tensor, schedule: Schedule, t: int, s: int, previous: Previous | None) -> Tensor:
+    """One step of DPM-Solver++ 2M (Lu et al., Algorithm 2), of first order where there is no step before.
+
+    With lambda = log(alpha / sigma) and h = lambda_s - lambda_t, exp(-h) = alpha_t sigma_s / (alpha_s sigma_t).
+    The first step from alpha = 0 and the last to sigma = 0 have infinite h and are of first order.
+    """
+    alpha_t, sigma_t = _levels(schedule, t, x)
+    alpha_s, sigma_s = _levels(schedule, s, x)
+    decay = (alpha_t * sigma_s) / (alpha_s * sigma_t)
+    if previous is not None and s >= 0:
+        h = _log_snr(schedule, s) - _log_snr(schedule, t)
+        h_before = _log_snr(schedule, t) - _log_snr(schedule, previous.t)
+        x0 = x0 + (h / h_before) / 2 * (x0 - previous.x0)
+    return (sigma_s / sigma_t) * x + alpha_s * (1 - decay) * x0
+
+
+def renoise(x: Tensor, schedule: Schedule, s: int, t: int, eps: Tensor) -> Tensor:
+    """x_t drawn from q(x_t | x_s) for t noisier than s (RePaint's way back up)."""
+    alpha_t, sigma_t = _levels(schedule, t, x)
+    alpha_s, sigma_s = _levels(schedule, s, x)
+    ratio = alpha_t / alpha_s
+    return ratio * x + (sigma_t**2 - (ratio * sigma_s) ** 2).clamp_min(0).sqrt() * eps
+
+
+def nothing_pinned(x: Tensor) -> Pinned:
+    """No slot of x is known."""
+    return Pinned(torch.zeros_like(x), torch.zeros(len(x), dtype=torch.bool, device=x.device))
+
+
+def _levels(schedule: Schedule, t: int, x: Tensor) -> tuple[Tensor, Tensor]:
+    index = torch.tensor(t)
+    return schedule.alpha(index).to(x.device), schedule.sigma(index).to(x.device)
+
+
+def _log_snr(schedule: Schedule, t: int) -> float:
+    index = torch.tensor(t)
+    return float(torch.log(schedule.alpha(index)) - torch.log(schedule.sigma(index)))
+
+
+def _rows(mask: Tensor, x: Tensor) -> Tensor:
+    return mask.reshape(-1, *[1] * (x.ndim - 1))

@@ -1,0 +1,215 @@
+"""One loop for every network: draw a batch, noise it, predict, weigh the squared error, step, average.
+
+A run that is stopped and started again gives the same losses and weights as one that was not: raw weights, EMA,
+optimiser moments, the generator and the losses so far are in every checkpoint.
+"""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch import Tensor, nn
+
+from gem3d_core.batches import Batch
+from gem3d_core.checkpoints import load_checkpoint, optimiser_tensors, restore_optimiser, save_checkpoint
+from gem3d_core.denoise import Predict, autocast
+from gem3d_core.errors import Gem3dError
+from gem3d_core.schedule import Schedule
+from gem3d_core.settings import TrainSpec
+
+
+class Interrupted(Gem3dError):  # noqa: N818 - a state, not a fault
+    """SIGTERM came; the checkpoint is written and the same command goes on from it."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A batch ready for the loss: clean latents x_0 (N, c, h, w), t (N,), and what the network predicts of x_t."""
+
+    clean: Tensor
+    t: Tensor
+    predict: Predict
+    names: tuple[str, ...]
+
+
+Draw = Callable[[torch.Generator], Example]
+"""Draws the next example, taking all randomness from the generator."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The outcome: EMA weights of the trained parameters, the loss of every step, and seconds of this process."""
+
+    ema: dict[str, Tensor]
+    losses: Tensor
+    seconds: float
+    resumed_at: int
+
+
+def diffusion_loss(example: Example, schedule: Schedule, rng: torch.Generator) -> Tensor:
+    """L = E w(t) || target - prediction(sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, t) ||^2 (equation 2)."""
+    x0, t = example.clean, example.t
+    eps = torch.randn(x0.shape, generator=rng).to(x0.device)
+    x_t = schedule.add_noise(x0, eps, t)
+    error = example.predict(x_t, t).float() - schedule.target(x0, eps, t)
+    return (schedule.weight(t) * error.square().mean(dim=(1, 2, 3))).mean()
+
+
+def train(
+    network: nn.Module,
+    parameters: Mapping[str, nn.Parameter],
+    draw: Draw,
+    schedule: Schedule,
+    spec: TrainSpec,
+    seed: int,
+    folder: Path,
+    device: torch.device,
+    on_step: Callable[[int, float], None] = lambda _step, _loss: None,
+) -> Trained:
+    """Train `parameters` of `network` for spec.steps, going on from the newest checkpoint in `folder`.
+
+    Only the given parameters hold gradients. Raises Gem3dError when loss or gradient is not finite, naming step and
+    batch, and Interrupted after SIGTERM, once a checkpoint is written.
+    """
+    network.requires_grad_(False).train().to(device)
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    run = _Run(parameters, spec, seed)
+    resumed_at = run.restore(folder)
+
+    began = time.monotonic()
+    with _terminated() as stop:
+        for step in range(resumed_at, spec.steps):
+            loss = run.step(draw, schedule, device, step)
+            on_step(step + 1, loss)
+            if stop.is_set() or (step + 1) % spec.checkpoint_every == 0 or step + 1 == spec.steps:
+                run.save(folder, step + 1)
+            if stop.is_set() and step + 1 < spec.steps:
+                raise Interrupted(f"stopped at step {step + 1} of {spec.steps}; the same command goes on from there")
+    return Trained(run.ema, torch.tensor(run.losses), time.monotonic() - began, resumed_at)
+
+
+class _Run:
+    """Everything that changes during training."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], spec: TrainSpec, seed: int) -> None:
+        self.parameters = parameters
+        self.spec = spec
+        self.rng = torch.Generator().manual_seed(seed)
+        self.ema = {name: p.detach().clone() for name, p in parameters.items()}
+        self.losses: list[float] = []
+        self.optimiser = torch.optim.AdamW(
+            parameters.values(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
+        )
+
+    def step(self, draw: Draw, schedule: Schedule, device: torch.device, step: int) -> float:
+        """One optimiser step; returns the loss."""
+        example = draw(self.rng)
+        with autocast(self.spec.precision, device):
+            loss = diffusion_loss(example, schedule, self.rng)
+        value = float(loss.detach())
+        self._require_finite("the loss", value, step, example)
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), self.spec.clip))
+        self._require_finite("the gradient", norm, step, example)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.spec, step)
+        self.optimiser.step()
+        self._average(step)
+        self.losses.append(value)
+        return value
+
+    @staticmethod
+    def _require_finite(what: str, value: float, step: int, example: Example) -> None:
+        """Stop before the weights are spoilt: a step on a gradient that is not finite would reach the checkpoint."""
+        if not math.isfinite(value):
+            raise Gem3dError(
+                f"{what} became {value} at step {step + 1} on {', '.join(example.names)}: look at these slices, "
+                "or lower the learning rate; checkpoints before this step are kept"
+            )
+
+    def _average(self, step: int) -> None:
+        decay = min(self.spec.ema, (1 + step) / (10 + step))
+        current = [p.detach() for p in self.parameters.values()]
+        torch._foreach_lerp_(list(self.ema.values()), current, 1 - decay)
+
+    def save(self, folder: Path, step: int) -> None:
+        """Write a checkpoint of everything."""
+        groups: dict[str, Mapping[str, Tensor]] = {
+            "raw": dict(self.parameters),
+            "ema": self.ema,
+            "optimiser": optimiser_tensors(self.optimiser),
+            "run": {
+                "generator": self.rng.get_state(),
+                "losses": torch.tensor(self.losses, dtype=torch.float64),
+            },
+        }
+        save_checkpoint(folder, step, groups, {"steps": self.spec.steps})
+
+    def restore(self, folder: Path) -> int:
+        """Go back to the newest checkpoint; returns its step, 0 when there is none."""
+        found = load_checkpoint(folder)
+        if found is None:
+            return 0
+        step, groups = found
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(groups["raw"][name])
+                self.ema[name].copy_(groups["ema"][name])
+        restore_optimiser(self.optimiser, groups["optimiser"])
+        self.rng.set_state(groups["run"]["generator"])
+        self.losses = groups["run"]["losses"].tolist()
+        return step
+
+
+def learning_rate(spec: TrainSpec, step: int) -> float:
+    """Linear warm-up, then constant [paper] or a cosine to zero."""
+    warm = min(1.0, (step + 1) / max(1, spec.warmup))
+    if not spec.cosine_decay:
+        return spec.learning_rate * warm
+    return spec.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / spec.steps))
+
+
+def draw_timesteps(count: int, repeat: int, schedule: Schedule, rng: torch.Generator) -> Tensor:
+    """Uniform timesteps (count * repeat,): one for each of `count` units, repeated for its slices."""
+    t = torch.randint(schedule.spec.T, (count,), generator=rng)
+    return t.repeat_interleave(repeat)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The same batch on a device."""
+    from dataclasses import replace
+
+    moved = replace(
+        batch.conditions,
+        mask=batch.conditions.mask.to(device),
+        informed=batch.conditions.informed.to(device),
+        offset=batch.conditions.offset.to(device),
+    )
+    return replace(batch, clean=batch.clean.to(device), conditions=moved)
+
+
+@contextmanager
+def _terminated() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets; outside the main thread, where no handler can be set, it stays unset."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def set_event(_signal: int, _frame: FrameType | None) -> None:
+        event.set()
+
+    before = signal.signal(signal.SIGTERM, set_event)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, before)

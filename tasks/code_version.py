@@ -1,0 +1,77 @@
+"""The code version of a stage: what could change its result, and nothing else.
+
+It is a hash of the stage's own module, of every module of `gem3d_core` that it imports, directly or not, and of the
+versions of the libraries that do the arithmetic. Documentation, the catalog and the flows are not part of it.
+"""
+
+import ast
+import hashlib
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CORE = "gem3d_core"
+LIBRARIES = ("torch", "diffusers", "einops", "numpy", "scipy", "nibabel", "SimpleITK", "nnunetv2", "torchio", "monai")
+
+
+@cache
+def code_version(module: str) -> str:
+    """Hash of the sources of `module` (dotted) and of the libraries."""
+    digest = hashlib.sha256()
+    for name in sorted(_closure(module)):
+        digest.update(f"{name}\n".encode() + _tree_bytes(name))
+    for library in LIBRARIES:
+        digest.update(f"{library}=={version(library)}\n".encode())
+    return digest.hexdigest()
+
+
+def _closure(module: str) -> set[str]:
+    """The module and all of the core that it reaches."""
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting.extend(_core_imports(name) - found)
+    return found
+
+
+def _core_imports(module: str) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(_path(module).read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return {name for name in names if name.split(".")[0] == CORE and _exists(name)}
+
+
+def _tree_bytes(module: str) -> bytes:
+    """The module's syntax without comments, formatting and docstrings, so that a word about it retrains nothing."""
+    tree = ast.parse(_path(module).read_text())
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            node.body = [statement for statement in body if not _is_text(statement)] or [ast.Pass()]
+    return ast.dump(tree).encode()
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
+
+
+def _exists(module: str) -> bool:
+    path = ROOT.joinpath(*module.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+def _path(module: str) -> Path:
+    path = ROOT.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")

@@ -1,0 +1,61 @@
+"""The resolved configuration of a run, kept in the catalog."""
+
+import tempfile
+from pathlib import Path
+from typing import cast
+
+import yaml
+
+from configs import Config
+from data_catalog import Catalog
+from gem3d_core.errors import BadInput
+from tasks.inputs import parent_of
+from tasks.stage import Run
+
+KIND = "config"
+
+
+def store_configuration(run: Run) -> str:
+    """`config` NAME: the resolved configuration as YAML; the same configuration is the same version."""
+    catalog = Catalog.open(run.catalog)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.yaml"
+        path.write_text(as_yaml(run.config))
+        artifact = catalog.put(
+            KIND,
+            run.name,
+            files={"config.yaml": path},
+            meta={"profile": run.config.profile},
+            run_id=run.run_id,
+            code_version="",
+            config_hash="",
+            seed=run.config.seed,
+            key=f"config-{run.name}-{run.run_id}",
+        )
+    return artifact.ref.full
+
+
+def configuration_of_model(catalog: Catalog, model: str) -> Config:
+    """The configuration of the newest run of the model's dataset whose networks are the model's own.
+
+    Raises BadInput when the catalog holds none.
+    """
+    artifact = catalog.get(model)
+    name = catalog.get(parent_of(catalog, model, "source")).name
+    for stored in catalog.ls(KIND, name):
+        config = read_configuration(catalog, stored.ref.full)
+        same = config.condition.__dict__ == artifact.meta["condition"] and config.diffusion.__dict__ == artifact.meta["diffusion"]
+        if same:
+            return config
+    raise BadInput(f"{catalog.address} holds no configuration under which {model} was trained: run `gem3d enhance` first")
+
+
+def read_configuration(catalog: Catalog, ref: str) -> Config:
+    """A stored configuration."""
+    text = catalog.path(catalog.get(ref), "config.yaml").read_text()
+    return Config.model_validate(cast("dict[str, object]", yaml.safe_load(text)))
+
+
+def as_yaml(config: Config) -> str:
+    """The whole configuration as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

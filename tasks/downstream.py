@@ -1,0 +1,91 @@
+"""Stage 11, downstream: nnU-Net trained on one dataset and tested on the true test split (Table 4)."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from data_catalog import Catalog
+from gem3d_core.geometry import voxel_sizes
+from gem3d_core.metrics.overlap import score_case
+from gem3d_core.nnunet import Plans, RawCase, predict_arm, read_prediction, train_arm, write_images, write_raw
+from gem3d_core.volumes import read_label, read_volume
+from tasks.inputs import Source, open_prepared, open_source, parent_of
+from tasks.policy import accelerator, stage_task
+from tasks.publish import dataset_path
+from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
+
+ARM_ID = 1
+"""Number of the dataset in the arm's private workspace."""
+MEAN = "mean"
+"""Name of the row that averages over the labels."""
+
+
+@stage_task("downstream-arm")
+def downstream(run: Run, prepared: str, arm: str, dataset: str | None) -> StageResult:
+    """`metrics` NAME-arm-{arm}: Dice and HD95 of nnU-Net trained on a published dataset, or on the true training cases.
+
+    All arms use the plan that was made on the true data.
+    """
+    config = run.config
+    inputs = (prepared,) if dataset is None else (prepared, dataset)
+    stage = Stage("downstream", __name__, "metrics", f"{run.name}-arm-{arm}", {"arm": config.evaluate.arm}, inputs)
+
+    def make(work: Work) -> Product:
+        source = open_source(work.catalog, parent_of(work.catalog, prepared, "source"))
+        opened = open_prepared(work.catalog, prepared)
+        plans = Plans.from_dict(json.loads(work.catalog.path(opened.artifact, "plans.json").read_text()))
+        labels = {name: list(ids) if isinstance(ids, tuple) else ids for name, ids in source.labels.items()}
+        cases = _true(source, opened.train) if dataset is None else _published(work.catalog, dataset)
+        write_raw(
+            work.folder / "raw",
+            ARM_ID,
+            "Arm",
+            cases,
+            labels=labels,
+            channel_name=source.channel,
+            regions_class_order=source.regions_class_order,
+        )
+        with accelerator(config):
+            work.progress.total(config.evaluate.arm.epochs, f"epochs of nnU-Net on {arm}")
+            model = train_arm(
+                work.folder, ARM_ID, plans, config.evaluate.arm, on_epoch=lambda done, _: work.progress.at(done)
+            )
+            images = write_images(work.folder / "test", _true(source, opened.test), source.channel)
+            predicted = predict_arm(work.folder, model, images, work.folder / "predicted", config.evaluate.arm)
+        return _product(work, source, predicted, arm)
+
+    return run_stage(run, stage, make)
+
+
+def _true(source: Source, names: list[str]) -> Iterator[RawCase]:
+    for name in names:
+        image, label = source.cases[name].read_image(), source.cases[name].read_label()
+        yield RawCase(name, image.array, image.affine, label.array)
+
+
+def _published(catalog: Catalog, dataset: str) -> Iterator[RawCase]:
+    folder = dataset_path(catalog, dataset)
+    for image_path in sorted((folder / "imagesTr").glob("*_0000.nii.gz")):
+        name = image_path.name.removesuffix("_0000.nii.gz")
+        image, label = read_volume(image_path), read_label(folder / "labelsTr" / f"{name}.nii.gz")
+        yield RawCase(name, image.array, image.affine, label.array)
+
+
+def _product(work: Work, source: Source, predicted: dict[str, Path], arm: str) -> Product:
+    """Scores of every test case against the source's own label map."""
+    import pandas as pd
+
+    rows = []
+    for case, path in predicted.items():
+        truth = source.cases[case].read_label()
+        prediction = read_prediction(path, truth.affine)
+        scored = score_case(prediction.astype(np.int16), truth.array, source.labels, voxel_sizes(truth.affine))
+        for label, overlap in {**scored.labels, MEAN: scored.mean}.items():
+            rows.append({"arm": arm, "case": case, "label": label, "dice": overlap.dice, "hd95": overlap.hd95})
+    table = pd.DataFrame(rows)
+    table.to_parquet(work.folder / "scores.parquet")
+    means = table[table["label"] == MEAN]
+    meta = {"arm": arm, "dice": float(means["dice"].mean()), "hd95": float(means["hd95"].mean()), "cases": len(means)}
+    return Product({"scores.parquet": work.folder / "scores.parquet"}, meta, {"metrics": table.assign(group="downstream")})

@@ -1,0 +1,100 @@
+"""Stage 3: slices to latents, once."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from gem3d_core.codec import Codec, fit_codec, load_codec, psnr
+from gem3d_core.conditions import condition_channels, encode_mask
+from gem3d_core.settings import ConditionSpec
+from tasks.inputs import Prepared, open_prepared, parent_of
+from tasks.policy import accelerator, stage_task
+from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
+
+FIT_SLICES = 4096
+"""Training slices, evenly spaced over all, that the codec is fitted on."""
+
+
+@stage_task("encode")
+def encode(run: Run, prepared: str) -> StageResult:
+    """`latents` of a `prepared` dataset, with the codec; its reconstruction PSNR is the ceiling of quality."""
+    config = run.config
+    settings = {"codec": config.codec, "mask": config.condition.mask}
+
+    def make(work: Work) -> Product:
+        opened = open_prepared(work.catalog, prepared)
+        with accelerator(config):
+            codec = _codec(work, opened, run)
+            return _encode_all(work, opened, codec, config.condition)
+
+    return run_stage(run, Stage("encode", __name__, "latents", run.name, settings, (prepared,), config.seed), make)
+
+
+def _codec(work: Work, prepared: Prepared, run: Run) -> Codec:
+    folder = work.folder / "codec"
+    if not (folder / "codec.json").exists():
+        fit_codec(run.config.codec, _sample(prepared), run.config.seed).save(folder)
+    return load_codec(folder)
+
+
+def _sample(prepared: Prepared) -> torch.Tensor:
+    """Evenly spaced training slices (N, H, W)."""
+    total = sum(prepared.cases[case].depth for case in prepared.train)
+    step = max(1, total // FIT_SLICES)
+    return torch.from_numpy(np.concatenate([prepared.image(case)[::step] for case in prepared.train]))
+
+
+def _encode_all(work: Work, prepared: Prepared, codec: Codec, condition: ConditionSpec) -> Product:
+    import pandas as pd
+
+    labels = tuple(int(i) for i in prepared.artifact.meta["label_ids"])  # type: ignore[attr-defined]
+    files = {f"codec/{path.name}": path for path in (work.folder / "codec").iterdir()}
+    work.progress.total(len(prepared.cases), "volumes encoded")
+    rows = []
+    for done, case in enumerate(sorted(prepared.cases), start=1):
+        path = work.folder / f"{case}.safetensors"
+        if not path.exists():
+            _encode_case(path, prepared, codec, replace(condition), labels, case)
+        files[f"latents/{case}.safetensors"] = path
+        reconstruction = codec.decode(load_file(path)["image"])
+        score = psnr(torch.from_numpy(prepared.image(case)), reconstruction)
+        rows.append({"case": case, "train": prepared.cases[case].train, "psnr_db": score})
+        work.progress.at(done)
+    index = pd.DataFrame(rows)
+    index.to_parquet(work.folder / "index.parquet")
+    meta = {
+        "channels": codec.channels,
+        "factor": codec.factor,
+        "mask_channels": condition_channels(condition, codec, labels),
+        "label_ids": list(labels),
+        "psnr_db": float(index["psnr_db"].mean()),
+    }
+    metrics = pd.DataFrame([{"metric": "reconstruction_psnr_db", "value": meta["psnr_db"], "n": len(index)}])
+    return Product({**files, "index.parquet": work.folder / "index.parquet"}, meta, {"metrics": metrics})
+
+
+def _encode_case(
+    path: Path, prepared: Prepared, codec: Codec, condition: ConditionSpec, labels: tuple[int, ...], case: str
+) -> None:
+    mask, outline = torch.from_numpy(prepared.mask(case)), torch.from_numpy(prepared.outline(case))
+    tensors = {
+        "image": codec.encode(torch.from_numpy(prepared.image(case))).contiguous(),
+        "condition": encode_mask(condition, codec, labels, mask, outline).contiguous(),
+    }
+    building = path.with_suffix(".building")
+    save_file(tensors, building)
+    building.replace(path)
+
+
+def latent_files(run: Run, latents: str) -> tuple[dict[str, Path], Path]:
+    """Files of the training cases' latents by case, and the codec's folder."""
+    from data_catalog import Catalog
+
+    catalog = Catalog.open(run.catalog)
+    artifact = catalog.get(latents)
+    prepared = open_prepared(catalog, parent_of(catalog, latents, "prepared"))
+    files = {case: catalog.path(artifact, f"latents/{case}.safetensors") for case in prepared.train}
+    return files, catalog.view(artifact) / "codec"

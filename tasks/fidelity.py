@@ -1,0 +1,291 @@
+"""Stage 11, fidelity: FID in three planes, paired scores on test volumes, continuity, nearest training volume."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from configs import Config
+from data_catalog import Artifact, Catalog
+from gem3d_core.errors import NotAvailable
+from gem3d_core.metrics.continuity import border_ratio, smoothness_ratio
+from gem3d_core.metrics.features import Extractor, efficientnet_lite0, find_weights, load_lpips, radimagenet_resnet50
+from gem3d_core.metrics.fidelity import feature_moments, fid, lpips_distance, ms_ssim
+from gem3d_core.metrics.intervals import mean_interval
+from gem3d_core.metrics.privacy import nearest_distances
+from gem3d_core.pictures import PictureRow, comparison, distance_histogram
+from gem3d_core.resampling import Recipe, draw_volumes
+from gem3d_core.seeds import derive_seed
+from gem3d_core.windows import start_slice
+from tasks.inputs import Prepared, open_prepared, parent_of, read_rows
+from tasks.policy import accelerator, stage_task
+from tasks.resample import open_volume_model, sampling_identity
+from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PAIRED_POSITION = 0.5
+"""Normalised position of the test volume's own slice that serves as informed slice."""
+PICTURE_ROWS = 3
+RADIMAGENET_FILE = "RadImageNet-ResNet50.pt"
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of the report: a mean with its bootstrap interval over n cases, or the reason why there is none."""
+
+    group: str
+    metric: str
+    of: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """One drawn volume in slice space beside what it was drawn for."""
+
+    name: str
+    case: str
+    variant: str
+    slices: np.ndarray
+    outline: np.ndarray
+    borders: tuple[int, ...]
+
+
+@stage_task("fidelity")
+def fidelity(run: Run, latents: str, volume_model: str, volumes: str) -> StageResult:
+    """`metrics` NAME-fidelity of one repeat's `volumes` and of paired test volumes."""
+    config = run.config
+    settings = {
+        "features": config.evaluate.features,
+        "paired_cases": config.evaluate.paired_cases,
+        "resample": sampling_identity(config),
+        "diffusion": config.diffusion,
+        "weights": str(weights_folder(config)),
+    }
+    inputs = (latents, volume_model, volumes)
+    stage = Stage("fidelity", __name__, "metrics", f"{run.name}-fidelity", settings, inputs, run.seed)
+
+    def make(work: Work) -> Product:
+        prepared = open_prepared(work.catalog, parent_of(work.catalog, latents, "prepared"))
+        drawn = work.catalog.get(volumes)
+        with accelerator(config) as device:
+            paired = _paired(work, run, prepared, latents, volume_model, device)
+            scores = [
+                *_fid_scores(work, config, prepared, drawn, device),
+                *_paired_scores(config, prepared, paired, device),
+                *_continuity_scores(work.catalog, prepared, drawn, paired),
+            ]
+        distances = _distances(work, prepared, drawn)
+        pictures = _pictures(work, prepared, drawn, paired, distances)
+        return _product(work, scores, distances, pictures)
+
+    return run_stage(run, stage, make)
+
+
+def weights_folder(config: Config) -> Path | None:
+    """Where weights of others are looked for first."""
+    import os
+
+    named = config.runtime.weights or os.environ.get("GEM3D_WEIGHTS")
+    return Path(named).expanduser().absolute() if named else None
+
+
+def open_synthetic(catalog: Catalog, volumes: Artifact) -> Iterator[Synthetic]:
+    """Accepted volumes of a repeat, one at a time."""
+    import json
+
+    for row in read_rows(catalog.path(volumes, "volumes.parquet")):
+        if row["accepted"]:
+            stored = load_file(catalog.path(volumes, f"volumes/{row['volume']}/slices.safetensors"))
+            yield Synthetic(
+                name=str(row["volume"]),
+                case=str(row["mask_case"]),
+                variant=str(row["variant"]),
+                slices=stored["image"].float().numpy(),
+                outline=stored["outline"].numpy(),
+                borders=tuple(json.loads(str(row["borders"]))),
+            )
+
+
+def _paired(
+    work: Work, run: Run, prepared: Prepared, latents: str, volume_model: str, device: str
+) -> list[Synthetic]:
+    """Test masks with the test volume's own slice as informed slice (Table 2)."""
+    cases = prepared.test[: run.config.evaluate.paired_cases]
+    model = open_volume_model(work.catalog, volume_model, latents, run.config, device)
+    work.progress.total(len(cases), "paired test volumes drawn")
+    drawn = []
+    for done, volume in enumerate(draw_volumes(model, _paired_recipes(prepared, cases, run.seed), run.config.resample), 1):
+        outline = prepared.outline(volume.name)
+        drawn.append(Synthetic(volume.name, volume.name, "true", volume.slices.numpy(), outline, volume.borders))
+        work.progress.at(done)
+    return sorted(drawn, key=lambda volume: volume.name)
+
+
+def _paired_recipes(prepared: Prepared, cases: list[str], seed: int) -> Iterator[Recipe]:
+    for case in cases:
+        image = prepared.image(case)
+        yield Recipe(
+            name=case,
+            mask=torch.from_numpy(prepared.mask(case)),
+            outline=torch.from_numpy(prepared.outline(case)),
+            informed=torch.from_numpy(image[start_slice(PAIRED_POSITION, len(image))]),
+            p=PAIRED_POSITION,
+            seed=derive_seed(seed, "paired", case),
+        )
+
+
+def _fid_scores(work: Work, config: Config, prepared: Prepared, volumes: Artifact, device: str) -> list[Score]:
+    """FID of the synthetic against the training volumes, and of held-out real ones as a yardstick."""
+    try:
+        features = _extractor(config, device)
+    except NotAvailable as missing:
+        return [Score("FID", "FID", "synthetic", None, None, None, 0, str(missing))]
+    work.progress.total(3, "sets of features")
+    real = feature_moments(_real(prepared, prepared.train), features)
+    work.progress.at(1)
+    synthetic = feature_moments(((s.slices, s.outline) for s in open_synthetic(work.catalog, volumes)), features)
+    scores = [
+        Score("FID", f"FID {plane}", "synthetic", score.value, None, None, score.n_synthetic)
+        for plane, score in fid(real, synthetic).items()
+    ]
+    work.progress.at(2)
+    if prepared.test:
+        held_out = feature_moments(_real(prepared, prepared.test), features)
+        scores += [
+            Score("FID", f"FID {plane}", "held-out real", score.value, None, None, score.n_synthetic)
+            for plane, score in fid(real, held_out).items()
+        ]
+    work.progress.at(3)
+    return scores
+
+
+def _extractor(config: Config, device: str) -> Extractor:
+    if config.evaluate.features == "radimagenet-resnet50":
+        return radimagenet_resnet50(find_weights(RADIMAGENET_FILE, weights_folder(config)), device)
+    return efficientnet_lite0(device)
+
+
+def _real(prepared: Prepared, cases: Iterable[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for case in cases:
+        yield prepared.image(case), prepared.outline(case)
+
+
+def _paired_scores(config: Config, prepared: Prepared, paired: list[Synthetic], device: str) -> list[Score]:
+    if not paired:
+        reason = "there is no test split: with fewer than two patients all cases train"
+        return [Score("paired", name, "test", None, None, None, 0, reason) for name in ("MS-SSIM", "LPIPS")]
+    ssim = [ms_ssim(s.slices, prepared.image(s.case), s.outline) for s in paired]
+    scores = [_mean("paired", "MS-SSIM", "test", ssim)]
+    try:
+        network = load_lpips(weights_folder(config), device)
+    except NotAvailable as missing:
+        return [*scores, Score("paired", "LPIPS", "test", None, None, None, 0, str(missing))]
+    lpips = [lpips_distance(s.slices, prepared.image(s.case), network, s.outline) for s in paired]
+    return [*scores, _mean("paired", "LPIPS", "test", lpips)]
+
+
+def _continuity_scores(
+    catalog: Catalog, prepared: Prepared, volumes: Artifact, paired: list[Synthetic]
+) -> list[Score]:
+    """(a) borders over insides of windows; (b) slice-to-slice difference over the real volume's, in three planes."""
+    scores = []
+    for of, drawn in (("synthetic", open_synthetic(catalog, volumes)), ("test, paired", iter(paired))):
+        borders: list[float | None] = []
+        planes: dict[str, list[float | None]] = {}
+        for one in drawn:
+            borders.append(border_ratio(one.slices, one.borders))
+            if one.variant == "true":
+                for plane, ratio in smoothness_ratio(one.slices, prepared.image(one.case)).items():
+                    planes.setdefault(plane, []).append(ratio)
+        scores.append(_mean("continuity", "(a) border over inside", of, borders))
+        scores += [_mean("continuity", f"(b) {plane} over real", of, ratios) for plane, ratios in planes.items()]
+    return scores
+
+
+def _mean(group: str, metric: str, of: str, values: list[float | None] | list[float]) -> Score:
+    known = [value for value in values if value is not None]
+    if not known:
+        return Score(group, metric, of, None, None, None, 0, "no volume on which it is defined")
+    interval = mean_interval(known)
+    return Score(group, metric, of, interval.mean, interval.low, interval.high, interval.n)
+
+
+def _distances(work: Work, prepared: Prepared, volumes: Artifact) -> "pd.DataFrame":
+    """Each synthetic and each held-out volume's distance to its nearest training volume, RMSE in [-1, 1] units."""
+    import pandas as pd
+
+    names = [s.name for s in open_synthetic(work.catalog, volumes)]
+    near = nearest_distances(
+        (s.slices for s in open_synthetic(work.catalog, volumes)), (prepared.image(c) for c in prepared.train)
+    )
+    frames = [_nearest_table(names, "synthetic", near.indices, near.distances, prepared)]
+    if prepared.test:
+        held = nearest_distances(
+            (prepared.image(c) for c in prepared.test), (prepared.image(c) for c in prepared.train)
+        )
+        frames.append(_nearest_table(prepared.test, "held-out real", held.indices, held.distances, prepared))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _nearest_table(
+    names: list[str], of: str, indices: np.ndarray, distances: np.ndarray, prepared: Prepared
+) -> "pd.DataFrame":
+    import pandas as pd
+
+    nearest = [prepared.train[i] for i in indices]
+    return pd.DataFrame({"volume": names, "of": of, "nearest": nearest, "distance": distances})
+
+
+def _pictures(
+    work: Work, prepared: Prepared, volumes: Artifact, paired: list[Synthetic], distances: "pd.DataFrame"
+) -> dict[str, Path]:
+    pictures = {}
+    shown = [s for s, _ in zip(open_synthetic(work.catalog, volumes), range(2 * PICTURE_ROWS), strict=False)]
+    for key, title, drawn in (
+        ("training", "new", [s for s in shown if s.variant == "true"]),
+        ("paired", "drawn", paired),
+        ("augmented", "edited mask, new", [s for s in shown if s.variant == "augmented"]),
+    ):
+        rows = [row for s in drawn[:PICTURE_ROWS] for row in _picture_rows(work, prepared, volumes, s, title)]
+        if rows:
+            pictures[f"{key}.png"] = comparison(rows, work.folder / f"{key}.png")
+    held = distances.loc[distances["of"] != "synthetic", "distance"].to_numpy()
+    ours = distances.loc[distances["of"] == "synthetic", "distance"].to_numpy()
+    if len(held):
+        pictures["distances.png"] = distance_histogram(ours, held, work.folder / "distances.png")
+    return pictures
+
+
+def _picture_rows(work: Work, prepared: Prepared, volumes: Artifact, drawn: Synthetic, title: str) -> list[PictureRow]:
+    """The real volume and the drawn one beneath it, with the mask that each belongs to."""
+    x, y, z = prepared.cases[drawn.case].geometry.grid_spacing
+    real = PictureRow(f"real {drawn.case}", prepared.image(drawn.case), prepared.mask(drawn.case), (z, y, x))
+    if drawn.variant == "true":
+        return [real, PictureRow(title, drawn.slices, prepared.mask(drawn.case), (z, y, x))]
+    from tasks.inputs import read_label_slices
+
+    masks = work.catalog.get(parent_of(work.catalog, volumes.ref.full, "masks"))
+    mask = read_label_slices(work.catalog.path(masks, f"cases/{drawn.case}/mask.nii.gz"))
+    return [real, PictureRow(title, drawn.slices, mask, (z, y, x))]
+
+
+def _product(work: Work, scores: list[Score], distances: "pd.DataFrame", pictures: dict[str, Path]) -> Product:
+    import pandas as pd
+
+    table = pd.DataFrame(scores)
+    table.to_parquet(work.folder / "scores.parquet")
+    distances.to_parquet(work.folder / "distances.parquet")
+    files = {name: work.folder / name for name in ("scores.parquet", "distances.parquet")} | pictures
+    rows = table.rename(columns={"of": "subset"}).astype({"value": "float64", "low": "float64", "high": "float64"})
+    return Product(files, {"scores": len(table)}, {"metrics": rows})

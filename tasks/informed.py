@@ -1,0 +1,159 @@
+"""Stage 7: an informed slice for every mask of one repeat, cross-sampled (IC) or generated (IG)."""
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from configs import Config
+from data_catalog import Catalog
+from gem3d_core.codec import load_codec
+from gem3d_core.errors import Gem3dError
+from gem3d_core.models import load_network
+from gem3d_core.sampling import sample_slices
+from gem3d_core.schedule import make_schedule
+from gem3d_core.seeds import derive_seed, uniform
+from gem3d_core.volumes import write_nifti
+from gem3d_core.windows import start_slice
+from tasks.inputs import Prepared, open_prepared, parent_of
+from tasks.policy import accelerator, stage_task
+from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Where the informed slice of one volume comes from; together with the models it can be drawn again."""
+
+    case: str
+    """The mask's case."""
+    variant: str
+    """true or augmented mask."""
+    mode: str
+    """cross or generated."""
+    p: float
+    donor: str | None
+    donor_slice: int | None
+    seed: int
+
+
+def variants(config: Config) -> tuple[str, ...]:
+    """Kinds of masks that a repeat holds a volume for."""
+    return ("true", "augmented") if config.masks.use == "both" else (config.masks.use,)
+
+
+@stage_task("generate-informed-slices")
+def informed(run: Run, latents: str, informed_model: str, repeat: int) -> StageResult:
+    """`informed` slices of one repeat. Where no other patient can be a donor they are generated, and it is said."""
+    config = run.config
+    settings = {
+        "informed": config.informed,
+        "variants": list(variants(config)),
+        "diffusion": config.diffusion,
+        "repeat": repeat,
+    }
+    stage = Stage(
+        "generate-informed-slices",
+        __name__,
+        "informed",
+        f"{run.name}-r{repeat}",
+        settings,
+        (latents, informed_model),
+        run.seed,
+    )
+
+    def make(work: Work) -> Product:
+        prepared = open_prepared(work.catalog, parent_of(work.catalog, latents, "prepared"))
+        patients = {prepared.cases[case].patient for case in prepared.train}
+        mode = config.informed.mode if len(patients) > 1 else "generated"
+        draws = draw_sources(prepared, config, run.seed, repeat, mode)
+        slices = _cross(prepared, draws) if mode == "cross" else _generate(work, run, latents, informed_model, draws)
+        note = "" if mode == config.informed.mode else "one patient only: no other can be a donor, slices are generated"
+        return _product(work, draws, slices, mode, note)
+
+    return run_stage(run, stage, make)
+
+
+def draw_sources(prepared: Prepared, config: Config, seed: int, repeat: int, mode: str) -> list[Draw]:
+    """Position, and for cross-sampling the donor, of every mask; each drawn by a seed of its own."""
+    draws = []
+    for case in prepared.train:
+        for variant in variants(config):
+            own = derive_seed(seed, "informed", repeat, case, variant)
+            p = uniform(*config.informed.start, own, "p")
+            donor = _donor(prepared, case, own) if mode == "cross" else None
+            index = None if donor is None else start_slice(p, prepared.cases[donor].depth)
+            draws.append(Draw(case, variant, mode, p, donor, index, own))
+    return draws
+
+
+def _donor(prepared: Prepared, case: str, seed: int) -> str:
+    """A training case of another patient, every patient with the same probability."""
+    own = prepared.cases[case].patient
+    by_patient: dict[str, list[str]] = {}
+    for name in prepared.train:
+        by_patient.setdefault(prepared.cases[name].patient, []).append(name)
+    others = sorted(patient for patient in by_patient if patient != own)
+    if not others:
+        raise Gem3dError(f"no donor for {case}: no training case of another patient than {own}")
+    cases = by_patient[others[int(uniform(0, len(others), seed, "patient"))]]
+    return cases[int(uniform(0, len(cases), seed, "case"))]
+
+
+def _cross(prepared: Prepared, draws: list[Draw]) -> np.ndarray:
+    """(N, H, W), each donor's volume read once."""
+    rows: dict[int, np.ndarray] = {}
+    for donor in sorted({draw.donor for draw in draws if draw.donor}):
+        image = prepared.image(donor)
+        rows.update({i: image[d.donor_slice] for i, d in enumerate(draws) if d.donor == donor})
+    return np.stack([rows[i] for i in range(len(draws))])
+
+
+def _generate(work: Work, run: Run, latents: str, model: str, draws: list[Draw]) -> np.ndarray:
+    """(N, H, W) by the position-conditioned model."""
+    artifact = work.catalog.get(model)
+    codec = load_codec(work.catalog.view(work.catalog.get(latents)) / "codec")
+    shape = _latent_shape(work.catalog, latents)
+    with accelerator(run.config) as device:
+        network = load_network(
+            work.catalog.path(artifact, "network.json"),
+            work.catalog.path(artifact, "weights.safetensors"),
+            torch.device(device),
+        )
+        drawn = sample_slices(
+            network,
+            [draw.p for draw in draws],
+            [draw.seed for draw in draws],
+            shape,
+            make_schedule(run.config.diffusion),
+            run.config.informed.sample,
+            torch.device(device),
+        )
+    return codec.decode(drawn).clamp(-1, 1).numpy()
+
+
+def _latent_shape(catalog: Catalog, latents: str) -> tuple[int, int, int]:
+    from safetensors import safe_open
+
+    artifact = catalog.get(latents)
+    first = next(name for name in sorted(artifact.files) if name.startswith("latents/"))
+    with safe_open(catalog.path(artifact, first), framework="pt") as tensors:
+        _, c, h, w = tensors.get_slice("image").get_shape()
+    return c, h, w
+
+
+def _product(work: Work, draws: list[Draw], slices: np.ndarray, mode: str, note: str) -> Product:
+    table = _table(draws)
+    table.to_parquet(work.folder / "draws.parquet")
+    write_nifti(work.folder / "informed.nii.gz", slices.astype(np.float32).transpose(2, 1, 0), np.eye(4))
+    files = {name: work.folder / name for name in ("draws.parquet", "informed.nii.gz")}
+    return Product(files, {"slices": len(draws), "mode": mode, "note": note}, {"draws": table.assign(what="informed")})
+
+
+def _table(draws: list[Draw]) -> "pd.DataFrame":
+    import pandas as pd
+
+    return pd.DataFrame([asdict(draw) for draw in draws]).astype({"donor": "string", "donor_slice": "Int64"})

@@ -1,0 +1,195 @@
+"""Artifacts as the stages read them: typed rows over the Parquet indexes, volumes over the NIfTI files."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from data_catalog import Artifact, Catalog
+from gem3d_core.errors import BadInput
+from gem3d_core.geometry import Geometry
+from gem3d_core.intensity import IntensityMap
+from gem3d_core.prepare_spec import Modality
+from gem3d_core.volumes import Volume, read_file, read_label, read_volume, whole_numbers
+
+LabelIds = int | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SourceCase:
+    """One sound case of the source and the hashes under which it was checked."""
+
+    case: str
+    patient: str
+    image: Path
+    label: Path
+    channel: int
+    dtype: str
+    image_sha256: str
+    label_sha256: str
+
+    def read_image(self) -> Volume:
+        """The image as it was checked; raises BadInput when the file has changed since."""
+        file = read_file(self.image)
+        self._unchanged(self.image, file.sha256, self.image_sha256)
+        return file.volume(self.channel)
+
+    def read_label(self) -> Volume:
+        """The integer label map as it was checked; raises BadInput when the file has changed since."""
+        file = read_file(self.label)
+        self._unchanged(self.label, file.sha256, self.label_sha256)
+        return Volume(whole_numbers(self.label, file.voxels[..., 0]), file.affine)
+
+    @staticmethod
+    def _unchanged(path: Path, found: str, expected: str) -> None:
+        if found != expected:
+            raise BadInput(
+                f"{path} has changed since it was checked (sha256 {found[:12]}, expected {expected[:12]}): "
+                "give the same command again, which checks and records the dataset anew"
+            )
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checked dataset."""
+
+    artifact: Artifact
+    cases: Mapping[str, SourceCase]
+
+    @property
+    def modality(self) -> Modality:
+        """What the intensities mean."""
+        return "ct" if self.artifact.meta["modality"] == "CT" else "mri"
+
+    @property
+    def channel(self) -> str:
+        """Name of the image channel."""
+        return str(self.artifact.meta["channel"])
+
+    @property
+    def labels(self) -> dict[str, LabelIds]:
+        """Name to id, or to the ids of a region; background included."""
+        stored = cast("Mapping[str, int | list[int]]", self.artifact.meta["labels"])
+        return {name: tuple(ids) if isinstance(ids, list) else ids for name, ids in stored.items()}
+
+    @property
+    def label_ids(self) -> tuple[int, ...]:
+        """Non-zero ids, ascending."""
+        return tuple(cast("list[int]", self.artifact.meta["label_ids"]))
+
+    @property
+    def regions_class_order(self) -> tuple[int, ...] | None:
+        """As in dataset.json."""
+        order = cast("list[int] | None", self.artifact.meta["regions_class_order"])
+        return tuple(order) if order else None
+
+
+def open_source(catalog: Catalog, ref: str) -> Source:
+    """A `source` artifact."""
+    artifact = catalog.get(ref)
+    rows = read_rows(catalog.path(artifact, "cases.parquet"))
+    names = SourceCase.__dataclass_fields__
+    cases = {}
+    for row in rows:
+        values = {name: row[name] for name in names} | {"image": Path(row["image"]), "label": Path(row["label"])}
+        cases[str(row["case"])] = SourceCase(**values)
+    return Source(artifact, cases)
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """One prepared case: where it comes from on the source grid and how its intensities were mapped."""
+
+    case: str
+    patient: str
+    train: bool
+    geometry: Geometry
+    intensity: IntensityMap
+    depth: int
+    """Z, axial slices."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared dataset; volumes are read when asked for."""
+
+    catalog: Catalog
+    artifact: Artifact
+    cases: Mapping[str, PreparedCase]
+
+    @property
+    def train(self) -> list[str]:
+        """Training cases, sorted."""
+        return sorted(name for name, case in self.cases.items() if case.train)
+
+    @property
+    def test(self) -> list[str]:
+        """Held-out cases, sorted."""
+        return sorted(name for name, case in self.cases.items() if not case.train)
+
+    @property
+    def target_spacing(self) -> tuple[float, float, float]:
+        """(x, y, z) mm that nnU-Net chose."""
+        x, y, z = cast("list[float]", self.artifact.meta["target_spacing"])
+        return x, y, z
+
+    def image(self, case: str) -> np.ndarray:
+        """(Z, H, W) float32 in [-1, 1]."""
+        return read_slices(self.catalog.path(self.artifact, f"cases/{case}/image.nii.gz")).astype(np.float32)
+
+    def mask(self, case: str) -> np.ndarray:
+        """(Z, H, W) integer label ids."""
+        return read_label_slices(self.catalog.path(self.artifact, f"cases/{case}/mask.nii.gz"))
+
+    def outline(self, case: str) -> np.ndarray:
+        """(Z, H, W) bool."""
+        return read_label_slices(self.catalog.path(self.artifact, f"cases/{case}/outline.nii.gz")) > 0
+
+    def source_outline(self, case: str) -> np.ndarray:
+        """The outline on the source grid, (X, Y, Z) bool."""
+        return read_label(self.catalog.path(self.artifact, f"cases/{case}/source_outline.nii.gz")).array > 0
+
+
+def open_prepared(catalog: Catalog, ref: str) -> Prepared:
+    """A `prepared` artifact."""
+    artifact = catalog.get(ref)
+    cases = {}
+    for row in read_rows(catalog.path(artifact, "cases.parquet")):
+        case = PreparedCase(
+            case=row["case"],
+            patient=row["patient"],
+            train=bool(row["train"]),
+            geometry=Geometry.from_dict(json.loads(row["geometry"])),
+            intensity=IntensityMap.from_dict(json.loads(row["intensity"])),
+            depth=int(row["depth"]),
+        )
+        cases[case.case] = case
+    return Prepared(catalog, artifact, cases)
+
+
+def parent_of(catalog: Catalog, ref: str, kind: str) -> str:
+    """The nearest ancestor of a kind. Raises BadInput when there is none in the catalog."""
+    for _depth, artifact in catalog.lineage(ref):
+        if isinstance(artifact, Artifact) and artifact.kind == kind:
+            return artifact.ref.full
+    raise BadInput(f"{ref} does not descend from any {kind} in this catalog: give a reference that does")
+
+
+def read_rows(path: Path) -> list[dict[str, object]]:
+    """Rows of a Parquet file."""
+    import pyarrow.parquet as pq
+
+    return cast("list[dict[str, object]]", pq.read_table(path).to_pylist())
+
+
+def read_slices(path: Path) -> np.ndarray:
+    """Stored (W, H, Z) -> (Z, H, W)."""
+    return np.ascontiguousarray(read_volume(path).array.transpose(2, 1, 0))
+
+
+def read_label_slices(path: Path) -> np.ndarray:
+    """Stored (W, H, Z) label map -> (Z, H, W)."""
+    return np.ascontiguousarray(read_label(path).array.transpose(2, 1, 0))

@@ -1,0 +1,41 @@
+"""Retries, cache and the GPU slot of all tasks, in one place.
+
+Prefect's own result cache is off: the catalog decides what is done (tasks/stage.py). Nothing is retried by Prefect:
+a stage that failed goes on from its checkpoint when the same command is given again, and a fault that is in the
+input or in the configuration would only fail again.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
+
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
+from prefect.concurrency.sync import concurrency
+
+from configs import Config
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+GPU_SLOT = "gpu"
+"""Global concurrency limit; where none of this name exists, tasks are not held back."""
+
+
+def stage_task(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """A Prefect task for a stage."""
+    return task(name=name, cache_policy=NO_CACHE, persist_result=False, retries=0)
+
+
+@contextmanager
+def accelerator(config: Config) -> Iterator[str]:
+    """The torch device of a run, `cpu` or `cuda`; a GPU is held alone while the block runs."""
+    import torch
+
+    asked = config.runtime.device
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+    if device == "cpu":
+        yield device
+        return
+    with concurrency(GPU_SLOT, occupy=1, strict=False):
+        yield device

@@ -1,0 +1,154 @@
+"""Stage 10: nnU-Net raw datasets at 1x, 2x, ... in the source geometry; 2x holds 1x."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from data_catalog import Artifact, Catalog
+from gem3d_core.volumes import write_nifti
+from tasks.inputs import Source, open_prepared, open_source, parent_of, read_rows
+from tasks.policy import stage_task
+from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
+
+README = """# {title}
+
+SYNTHETIC images. No image in this dataset was acquired from a patient{mixed}.
+
+{volumes} volumes, {factor}x the {masks} training masks of {name}. Every image was drawn by a latent diffusion model
+(GEM-3D) that was trained on the training cases of {name}: it is conditioned on the mask and on one informed slice, and
+lies in the geometry (shape, spacing, affine) of the mask's source. `provenance.parquet` says for every volume which
+mask, edit, informed slice, start position, noise seed and model made it.
+
+- Channel: {channel}
+- Labels: {labels}
+- Licence of the source, which binds what is derived from it: {licence}
+- Masks are the source's own unless provenance says `augmented`: structure is not anonymised, only appearance is new.
+- Not for diagnosis. Not a substitute for a privacy assessment: see the distances to the nearest training volume in the report.
+"""
+
+
+@dataclass(frozen=True)
+class _Volume:
+    """One published case: its new id and its files."""
+
+    name: str
+    image: Path
+    label: Path
+    row: dict[str, object]
+
+
+@stage_task("publish")
+def publish(run: Run, volumes: list[str], factor: int) -> StageResult:
+    """`dataset` NAME-{factor}x of the first `factor` repeats; with mix=real the training cases are added."""
+    config = run.config
+    name = f"{run.name}-{factor}x"
+    dataset_id = config.publish.first_id + factor - 1
+    settings = {"mix": config.publish.mix, "dataset_id": dataset_id, "factor": factor}
+    stage = Stage("publish", __name__, "dataset", name, settings, tuple(volumes), run.seed)
+
+    def make(work: Work) -> Product:
+        catalog = work.catalog
+        prepared = open_prepared(catalog, parent_of(catalog, volumes[0], "prepared"))
+        source = open_source(catalog, parent_of(catalog, volumes[0], "source"))
+        published = [v for ref in volumes for v in _accepted(catalog, catalog.get(ref))]
+        if config.publish.mix == "real":
+            published += _real(work, source, prepared.train)
+        folder = f"Dataset{dataset_id:03d}_{run.name}{factor}x"
+        return _product(work, source, published, folder, factor, len(prepared.train))
+
+    return run_stage(run, stage, make)
+
+
+def _accepted(catalog: Catalog, volumes: Artifact) -> list[_Volume]:
+    """The accepted volumes of one repeat."""
+    published = []
+    for row in read_rows(catalog.path(volumes, "volumes.parquet")):
+        if row["accepted"]:
+            at = f"volumes/{row['volume']}"
+            image, label = (catalog.path(volumes, f"{at}/{kind}.nii.gz") for kind in ("image", "label"))
+            published.append(_Volume(str(row["volume"]), image, label, {**row, "volumes": volumes.ref.full}))
+    return published
+
+
+def _real(work: Work, source: Source, train: list[str]) -> list[_Volume]:
+    """The training cases with clean headers and new ids."""
+    published = []
+    for index, case in enumerate(train):
+        name = f"real_{index:04d}"
+        image, label = source.cases[case].read_image(), source.cases[case].read_label()
+        paths = [work.folder / "real" / f"{name}_{kind}.nii.gz" for kind in ("image", "label")]
+        write_nifti(paths[0], image.array, image.affine)
+        write_nifti(paths[1], label.array, image.affine)
+        row = {"volume": name, "mask_case": case, "variant": "true", "mode": "real", "donor": case}
+        published.append(_Volume(name, *paths, row))
+    return published
+
+
+def _product(
+    work: Work, source: Source, published: list[_Volume], folder: str, factor: int, masks: int
+) -> Product:
+    import pandas as pd
+
+    pd.DataFrame([_provenance(source, v.row) for v in published]).to_parquet(work.folder / "provenance.parquet")
+    (work.folder / "dataset.json").write_text(json.dumps(_dataset_json(source, folder, len(published)), indent=2))
+    (work.folder / "README.md").write_text(_readme(source, published, folder, factor, masks))
+    files = {f"{folder}/{name}": work.folder / name for name in ("provenance.parquet", "dataset.json", "README.md")}
+    for volume in published:
+        files[f"{folder}/imagesTr/{volume.name}_0000.nii.gz"] = volume.image
+        files[f"{folder}/labelsTr/{volume.name}.nii.gz"] = volume.label
+    real = sum(v.row["mode"] == "real" for v in published)
+    meta = {"folder": folder, "factor": factor, "volumes": len(published), "real": real, "synthetic": True}
+    return Product(files, meta)
+
+
+def _provenance(source: Source, row: dict[str, object]) -> dict[str, object]:
+    """A volume's row with content hashes in place of case names, which may name a patient.
+
+    Whoever holds the source or the catalog finds the case by the hash of its image; nobody else does.
+    """
+
+    def key(case: object) -> str | None:
+        return None if case is None else source.cases[str(case)].image_sha256
+
+    told = {name: value for name, value in row.items() if name not in {"mask_case", "donor"}}
+    told |= {"mask_of": key(row["mask_case"]), "donor_image": key(row["donor"])}
+    return {**told, "synthetic": row["mode"] != "real"}
+
+
+def _dataset_json(source: Source, folder: str, count: int) -> dict[str, object]:
+    described: dict[str, object] = {
+        "name": folder.partition("_")[2],
+        "channel_names": {"0": source.channel},
+        "labels": {name: list(ids) if isinstance(ids, tuple) else ids for name, ids in source.labels.items()},
+        "numTraining": count,
+        "file_ending": ".nii.gz",
+        "licence": source.artifact.meta["licence"],
+        "description": "Synthetic images drawn by GEM-3D for the masks of a source dataset; see README.md",
+        "synthetic": True,
+    }
+    if source.regions_class_order:
+        described["regions_class_order"] = list(source.regions_class_order)
+    return described
+
+
+def _readme(source: Source, published: list[_Volume], folder: str, factor: int, masks: int) -> str:
+    real = sum(v.row["mode"] == "real" for v in published)
+    mixed = f", except the {real} whose id begins with `real_`: this dataset is mixed and not private" if real else ""
+    return README.format(
+        title=folder,
+        mixed=mixed,
+        volumes=len(published),
+        factor=factor,
+        masks=masks,
+        name=source.artifact.name,
+        channel=source.channel,
+        labels=", ".join(f"{name} {ids}" for name, ids in source.labels.items()),
+        licence=source.artifact.meta["licence"] or "not stated",
+    )
+
+
+def dataset_path(catalog: Catalog, ref: str) -> Path:
+    """The nnU-Net folder of a published dataset, ready to be used as it lies."""
+    artifact = catalog.get(ref)
+    return catalog.view(artifact) / cast("str", artifact.meta["folder"])

@@ -1,0 +1,262 @@
+"""Stage 9: one repeat of re-sampling, a new volume for every mask."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from configs import Config
+from data_catalog import Artifact, Catalog
+from gem3d_core.codec import load_codec
+from gem3d_core.errors import Gem3dError
+from gem3d_core.geometry import Geometry
+from gem3d_core.intensity import IntensityMap, median_map
+from gem3d_core.models import load_network
+from gem3d_core.networks import VolumeNetwork
+from gem3d_core.prepare import restore_image
+from gem3d_core.resampling import Drawn, Recipe, VolumeModel, draw_volumes
+from gem3d_core.sampling import count_windows
+from gem3d_core.schedule import make_schedule
+from gem3d_core.seeds import derive_seed
+from gem3d_core.volumes import write_nifti
+from tasks.inputs import (
+    Prepared,
+    Source,
+    open_prepared,
+    open_source,
+    parent_of,
+    read_label_slices,
+    read_rows,
+    read_slices,
+)
+from tasks.policy import accelerator, stage_task
+from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FLAT = 0.01
+"""A volume whose slices spread less than this (of a range of 2) inside the outline holds no image."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One volume to draw: its drawn informed slice, its mask and where they lie on the source grid."""
+
+    name: str
+    row: dict[str, object]
+    informed: np.ndarray
+    geometry: Geometry
+    edit: str | None
+
+    @property
+    def case(self) -> str:
+        return str(self.row["case"])
+
+    @property
+    def augmented(self) -> bool:
+        return self.row["variant"] == "augmented"
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Everything that one repeat reads."""
+
+    catalog: Catalog
+    source: Source
+    prepared: Prepared
+    masks: Artifact
+
+    def mask(self, entry: _Entry) -> np.ndarray:
+        if entry.augmented:
+            return read_label_slices(self.catalog.path(self.masks, f"cases/{entry.case}/mask.nii.gz"))
+        return self.prepared.mask(entry.case)
+
+    def outline(self, entry: _Entry) -> np.ndarray:
+        if entry.augmented:
+            return read_label_slices(self.catalog.path(self.masks, f"cases/{entry.case}/outline.nii.gz")) > 0
+        return self.prepared.outline(entry.case)
+
+    def label(self, entry: _Entry) -> np.ndarray:
+        """On the source grid; a true mask is the source's own, voxel by voxel."""
+        if entry.augmented:
+            from gem3d_core.volumes import read_label
+
+            return read_label(self.catalog.path(self.masks, f"cases/{entry.case}/label.nii.gz")).array
+        return self.source.cases[entry.case].read_label().array
+
+    def intensity(self, entry: _Entry) -> tuple[IntensityMap, str]:
+        """The donor's map, or the training set's median for a generated slice; and which it is."""
+        donor = entry.row["donor"]
+        if donor is not None:
+            return self.prepared.cases[str(donor)].intensity, "donor"
+        return median_map([self.prepared.cases[case].intensity for case in self.prepared.train]), "training median"
+
+
+@stage_task("resample")
+def resample(run: Run, volume_model: str, latents: str, informed: str, masks: str, repeat: int) -> StageResult:
+    """`volumes` of one repeat, in the source geometry. A volume that is finished is not drawn again after a kill."""
+    config = run.config
+    settings = {"resample": sampling_identity(config), "diffusion": config.diffusion, "condition": config.condition}
+    stage = Stage(
+        "resample",
+        __name__,
+        "volumes",
+        f"{run.name}-r{repeat}",
+        {**settings, "repeat": repeat},
+        (volume_model, latents, informed, masks),
+        run.seed,
+    )
+
+    def make(work: Work) -> Product:
+        prepared = open_prepared(work.catalog, parent_of(work.catalog, latents, "prepared"))
+        source = open_source(work.catalog, parent_of(work.catalog, latents, "source"))
+        inputs = _Inputs(work.catalog, source, prepared, work.catalog.get(masks))
+        entries, given_up = _entries(inputs, work.catalog.get(informed), repeat)
+        with accelerator(config) as device:
+            model = open_volume_model(work.catalog, volume_model, latents, config, device)
+            _draw_all(work, model, inputs, entries, run, repeat)
+        return _product(work, entries, given_up, {"model": volume_model, "informed": informed, "masks": masks})
+
+    return run_stage(run, stage, make)
+
+
+def sampling_identity(config: Config) -> dict[str, object]:
+    """The sampler's settings without the batch, in which no volume depends."""
+    from dataclasses import asdict
+
+    return {name: value for name, value in asdict(config.resample).items() if name != "batch"}
+
+
+def open_volume_model(catalog: Catalog, model: str, latents: str, config: Config, device: str) -> VolumeModel:
+    """A volume model with the codec and the labels that it was trained with. Raises Gem3dError for another kind."""
+    artifact = catalog.get(model)
+    where = torch.device(device)
+    network = load_network(catalog.path(artifact, "network.json"), catalog.path(artifact, "weights.safetensors"), where)
+    if not isinstance(network, VolumeNetwork):
+        raise Gem3dError(f"{model} is a {artifact.meta['network']} model: re-sampling needs a volume model")
+    encoded = catalog.get(latents)
+    return VolumeModel(
+        network=network,
+        codec=load_codec(catalog.view(encoded) / "codec"),
+        schedule=make_schedule(config.diffusion),
+        condition=config.condition,
+        labels=tuple(cast("list[int]", encoded.meta["label_ids"])),
+        device=where,
+    )
+
+
+def _entries(inputs: _Inputs, informed: Artifact, repeat: int) -> tuple[list[_Entry], list[str]]:
+    """The volumes of a repeat, and what is left out because no edit of its mask was accepted."""
+    edits = {str(row["case"]): row for row in read_rows(inputs.catalog.path(inputs.masks, "cases.parquet"))}
+    slices = read_slices(inputs.catalog.path(informed, "informed.nii.gz"))
+    entries, given_up = [], []
+    rows = read_rows(inputs.catalog.path(informed, "draws.parquet"))
+    for index, (row, informed_slice) in enumerate(zip(rows, slices, strict=True)):
+        case, edit = str(row["case"]), edits[str(row["case"])]
+        name = f"gem{repeat}_{index:04d}"
+        if row["variant"] == "true":
+            entries.append(_Entry(name, row, informed_slice, inputs.prepared.cases[case].geometry, None))
+        elif edit["accepted"]:
+            geometry = Geometry.from_dict(json.loads(str(edit["geometry"])))
+            entries.append(_Entry(name, row, informed_slice, geometry, str(edit["edit"])))
+        else:
+            given_up.append(f"{case}: {edit['reasons']}")
+    return entries, given_up
+
+
+def _draw_all(
+    work: Work, model: VolumeModel, inputs: _Inputs, entries: list[_Entry], run: Run, repeat: int
+) -> None:
+    """Draw what is not finished yet; volumes are restored and written by other threads meanwhile."""
+    waiting = {entry.name: entry for entry in entries if not (work.folder / entry.name / "facts.json").exists()}
+    spec = run.config.resample
+    windows = count_windows([e.geometry.grid_shape[2] for e in waiting.values()], model.condition.window, spec.overlap)
+    work.progress.total(windows, "windows drawn")
+    done = 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done = min(windows, done + more)
+        work.progress.at(done)
+
+    with ThreadPoolExecutor(run.config.runtime.workers) as pool:
+        writing: list[Future[None]] = []
+        recipes = _recipes(inputs, waiting, run.seed, repeat)
+        for drawn in draw_volumes(model, recipes, spec, count):
+            entry = waiting[drawn.name]
+            writing.append(pool.submit(_write, work.folder / drawn.name, inputs, entry, drawn, run.seed, repeat))
+        for future in writing:
+            future.result()
+
+
+def _recipes(inputs: _Inputs, entries: dict[str, _Entry], seed: int, repeat: int) -> Iterator[Recipe]:
+    for entry in entries.values():
+        yield Recipe(
+            name=entry.name,
+            mask=torch.from_numpy(inputs.mask(entry)),
+            outline=torch.from_numpy(inputs.outline(entry)),
+            informed=torch.from_numpy(entry.informed.astype(np.float32)),
+            p=float(cast("float", entry.row["p"])),
+            seed=noise_seed(seed, repeat, entry),
+        )
+
+
+def noise_seed(seed: int, repeat: int, entry: _Entry) -> int:
+    """The seed of all noise of one volume."""
+    return derive_seed(seed, "volume", repeat, entry.case, str(entry.row["variant"]))
+
+
+def _write(folder: Path, inputs: _Inputs, entry: _Entry, drawn: Drawn, seed: int, repeat: int) -> None:
+    """Image and mask on the source grid, the slices, and last the facts, which say that the rest is whole."""
+    intensity, mapped_by = inputs.intensity(entry)
+    outline = inputs.outline(entry)
+    dtype = "int16" if intensity.kind == "ct" else "float32"
+    slices = drawn.slices.numpy()
+    image = restore_image(slices, outline, entry.geometry, intensity, dtype)
+    write_nifti(folder / "image.nii.gz", image, entry.geometry.affine)
+    write_nifti(folder / "label.nii.gz", inputs.label(entry), entry.geometry.affine)
+    save_file({"image": drawn.slices.half(), "outline": torch.from_numpy(outline)}, folder / "slices.safetensors")
+    spread = float(slices[outline].std()) if outline.any() else 0.0
+    facts = {
+        **entry.row,
+        "volume": entry.name,
+        "noise_seed": noise_seed(seed, repeat, entry),
+        "edit": entry.edit,
+        "intensity": json.dumps(intensity.to_dict()),
+        "mapped_by": mapped_by,
+        "borders": list(drawn.borders),
+        "spread": spread,
+        "accepted": spread > FLAT,
+        "rejected_because": "" if spread > FLAT else f"no image: spread {spread:.4f} inside the outline",
+    }
+    building = folder / "facts.building"
+    building.write_text(json.dumps(facts))
+    building.replace(folder / "facts.json")
+
+
+def _product(work: Work, entries: list[_Entry], given_up: list[str], models: dict[str, str]) -> Product:
+    table = _table(work, entries)
+    table.to_parquet(work.folder / "volumes.parquet")
+    files = {"volumes.parquet": work.folder / "volumes.parquet"}
+    for entry in entries:
+        for name in ("image.nii.gz", "label.nii.gz", "slices.safetensors"):
+            files[f"volumes/{entry.name}/{name}"] = work.folder / entry.name / name
+    meta = {"volumes": len(entries), "rejected": int((~table["accepted"]).sum()), "given_up": given_up}
+    return Product(files, meta, {"volumes": table.assign(**models)})
+
+
+def _table(work: Work, entries: list[_Entry]) -> "pd.DataFrame":
+    import pandas as pd
+
+    rows = [json.loads((work.folder / entry.name / "facts.json").read_text()) for entry in entries]
+    for row in rows:
+        row["borders"] = json.dumps(row["borders"])
+    types = {"donor": "string", "donor_slice": "Int64", "edit": "string"}
+    return pd.DataFrame(rows).rename(columns={"case": "mask_case"}).astype(types)

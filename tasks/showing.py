@@ -1,0 +1,31 @@
+"""What Prefect's interface shows of a run: the stages, the datasets and the metrics as artifacts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+from prefect.artifacts import create_image_artifact, create_link_artifact, create_markdown_artifact, create_table_artifact
+
+Rows = list[dict[str, object]]
+
+
+def show_summary(summary: Mapping[str, object]) -> None:
+    """Tables of stages, datasets and metrics, the report as Markdown, a link to it and its first picture."""
+    stages, datasets = cast("Rows", summary["stages"]), cast("Rows", summary["datasets"])
+    create_table_artifact(table=stages, key="stages", description="Seconds of each stage; cached: nothing to do")
+    if datasets:
+        create_table_artifact(table=datasets, key="datasets", description="nnU-Net raw folders")
+    metrics = cast("dict[str, float | None]", summary["metrics"])
+    if metrics:
+        rows = [{"metric": name, "value": "not available" if v is None else f"{v:.4f}"} for name, v in metrics.items()]
+        create_table_artifact(table=rows, key="metrics", description="Headline numbers; the report has all of them")
+    if summary["report"]:
+        _show_report(Path(str(summary["report"])))
+
+
+def _show_report(folder: Path) -> None:
+    create_markdown_artifact(markdown=(folder / "report.md").read_text(), key="report", description="The report")
+    link = (folder / "report.html").as_uri()
+    create_link_artifact(link=link, link_text="report.html", key="report-page", description="The report with pictures")
+    for picture in sorted(folder.rglob("*.png"))[:1]:
+        create_image_artifact(image_url=picture.as_uri(), key="report-picture", description=picture.stem)

@@ -1,0 +1,139 @@
+"""What every stage does around its one call of the core: look in the catalog, work in a scratch folder, put.
+
+A stage is identified by its name, the versions of its inputs, the part of the configuration that it reads, its seed
+and its code version. What is already in the catalog under that key is not made again.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from configs import Config
+from data_catalog import Artifact, Catalog
+from tasks.code_version import code_version
+from tasks.progress import Progress, open_progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Run(BaseModel):
+    """What all stages of one run share. Small and plain: it crosses task boundaries."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    catalog: str
+    """Address of the catalog."""
+    run_id: str
+    name: str
+    """Name of the dataset, without its number."""
+    config: Config
+    seed: int
+    """Of all draws after training; the configuration's own seed unless a re-sampling names another."""
+    use_cache: bool = True
+
+
+class StageResult(BaseModel):
+    """The reference to what a stage made, or found."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str
+    ref: str
+    seconds: float
+    cached: bool
+
+
+@dataclass(frozen=True)
+class Product:
+    """What a stage made: files by logical name, small facts, and rows for the catalog's tables."""
+
+    files: Mapping[str, Path]
+    meta: Mapping[str, object]
+    tables: Mapping[str, "pd.DataFrame"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage works with: the catalog to read from, a scratch folder that outlives a kill, and progress."""
+
+    catalog: Catalog
+    folder: Path
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of one run: its identity."""
+
+    name: str
+    """As in the list of stages."""
+    module: str
+    """`__name__` of the task's module, whose code counts."""
+    kind: str
+    """Kind of the artifact."""
+    artifact: str
+    """Name of the artifact."""
+    settings: Mapping[str, object]
+    """All that the result depends on, besides inputs and code: sections of the configuration, plain values."""
+    inputs: tuple[str, ...] = ()
+    """References to what it reads."""
+    seed: int = 0
+
+
+def run_stage(run: Run, stage: Stage, make: Callable[[Work], Product]) -> StageResult:
+    """The artifact of a stage: found in the catalog, or made and put there."""
+    began = time.monotonic()
+    catalog = Catalog.open(run.catalog)
+    parents = [catalog.get(ref) for ref in stage.inputs]
+    settings = canonical(stage.settings)
+    key = _key(stage, settings, parents)
+
+    found = catalog.find(key) if run.use_cache else None
+    if found is not None:
+        return StageResult(stage=stage.name, ref=found.ref.full, seconds=time.monotonic() - began, cached=True)
+
+    # an uncached run must not pick up what an earlier one left unfinished, but must survive its own kill
+    scratch = key if run.use_cache else hashlib.sha256(f"{key}{run.run_id}".encode()).hexdigest()
+    with open_progress(stage.name) as progress:
+        product = make(Work(catalog, catalog.scratch(scratch), progress))
+    artifact = catalog.put(
+        stage.kind,
+        stage.artifact,
+        files=product.files,
+        meta={**product.meta, "stage": stage.name},
+        tables=product.tables,
+        parents=[parent.ref for parent in parents],
+        run_id=run.run_id,
+        code_version=code_version(stage.module),
+        config_hash=hashlib.sha256(settings.encode()).hexdigest(),
+        seed=stage.seed,
+        key=key,
+    )
+    catalog.clear_scratch(scratch)
+    return StageResult(stage=stage.name, ref=artifact.ref.full, seconds=time.monotonic() - began, cached=False)
+
+
+def canonical(settings: Mapping[str, object]) -> str:
+    """Settings as JSON with sorted keys; pydantic models and dataclasses are written out."""
+    plain = {name: TypeAdapter(type(value)).dump_python(value, mode="json") for name, value in settings.items()}
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"))
+
+
+def _key(stage: Stage, settings: str, parents: list[Artifact]) -> str:
+    identity = {
+        "stage": stage.name,
+        "kind": stage.kind,
+        "artifact": stage.artifact,
+        "settings": settings,
+        "inputs": [parent.version for parent in parents],
+        "seed": stage.seed,
+        "code": code_version(stage.module),
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

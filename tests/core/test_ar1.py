@@ -1,0 +1,159 @@
+"""How much does pinning condition? A Gaussian volume with an exact denoiser (method, section 3).
+
+Slices have one pixel, neighbours correlate by 0.9, and the samples lie along the channels. The posterior mean is
+known in closed form, so what is missing from 0.9 across a pin is the sampler's doing alone.
+"""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from gem3d_core.denoise import Denoise
+from gem3d_core.schedule import Schedule, make_schedule
+from gem3d_core.settings import DiffusionSpec, SampleSpec
+from gem3d_core.solvers import Pinned, nothing_pinned, solve
+from torch import Tensor
+
+N = 16
+RHO = 0.9
+SAMPLES = 12000
+PIN = torch.arange(N) == 0
+
+COSINE = DiffusionSpec()
+SCALED = DiffusionSpec(schedule="scaled_linear")
+
+DDIM = SampleSpec(solver="ddim", steps=200)
+DPM = SampleSpec(solver="dpm++", steps=20)
+ANCESTRAL = SampleSpec(solver="ddim", steps=200, eta=1.0)
+RESAMPLED = SampleSpec(solver="ddim", steps=20, eta=1.0, resample=10)
+EVERY = [DDIM, DPM, ANCESTRAL, RESAMPLED]
+
+# the method's measurements are those of the scaled linear process; the cosine's large last steps shift two of them
+EXPECTED = [
+    (SCALED, DDIM, 0.46),
+    (SCALED, DPM, 0.51),
+    (SCALED, ANCESTRAL, 0.65),
+    (SCALED, RESAMPLED, 0.87),
+    (COSINE, DDIM, 0.44),
+    (COSINE, DPM, 0.46),
+    (COSINE, ANCESTRAL, 0.64),
+    (COSINE, RESAMPLED, 0.90),
+]
+
+
+def describe(value: object) -> str | None:
+    if isinstance(value, SampleSpec):
+        return f"{value.solver}-{value.steps}-eta{value.eta:g}-x{value.resample}"
+    return value.schedule if isinstance(value, DiffusionSpec) else None
+
+
+def covariance() -> Tensor:
+    k = torch.arange(N, dtype=torch.float64)
+    return RHO ** (k[:, None] - k).abs()
+
+
+def gain(schedule: Schedule, t: int) -> Tensor:
+    """G of E[x_0 | x_t] = G x_t along the slots: alpha S (alpha^2 S + sigma^2 I)^-1."""
+    S, abar = covariance(), float(schedule.abar[t])
+    noisy = abar * S + (1 - abar) * torch.eye(N, dtype=torch.float64)
+    return abar**0.5 * torch.linalg.solve(noisy, S)
+
+
+def exact_denoiser(schedule: Schedule) -> Denoise:
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        return (gain(schedule, int(t[0])).float() @ x[..., 0, 0])[..., None, None]
+
+    return denoise
+
+
+def stream(seed: int) -> Callable[[], Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    return lambda: torch.randn(N, SAMPLES, 1, 1, generator=rng)
+
+
+def draw_pinned(process: DiffusionSpec, spec: SampleSpec, pin: Tensor) -> Tensor:
+    """Windows (N, SAMPLES) whose pinned slot is a true slice."""
+    schedule, noise = make_schedule(process), stream(seed=1)
+    clean = noise()
+    return solve(exact_denoiser(schedule), noise(), schedule, spec, noise, Pinned(clean, pin))[..., 0, 0]
+
+
+def correlation(drawn: Tensor, a: int, b: int) -> float:
+    return float(torch.corrcoef(drawn[[a, b]])[0, 1])
+
+
+@pytest.mark.parametrize(("process", "spec", "expected"), EXPECTED, ids=describe)
+def test_correlation_across_the_pin(
+    process: DiffusionSpec, spec: SampleSpec, expected: float, record_property: Callable[[str, object], None]
+) -> None:
+    found = correlation(draw_pinned(process, spec, PIN), 0, 1)
+    record_property(f"correlation across the pin, {describe(process)}, {describe(spec)}", round(found, 3))
+    print(f"{describe(process)} {describe(spec)}: {found:.3f}")
+    assert found == pytest.approx(expected, abs=0.035)
+
+
+def test_resampling_conditions_where_a_single_pass_overwrites() -> None:
+    single = correlation(draw_pinned(SCALED, ANCESTRAL, PIN), 0, 1)
+    resampled = correlation(draw_pinned(SCALED, RESAMPLED, PIN), 0, 1)
+    assert single < 0.7
+    assert resampled >= 0.85
+
+
+def test_a_pin_at_the_far_end_conditions_as_much() -> None:
+    drawn = draw_pinned(COSINE, DDIM, PIN.flip(0))
+    assert correlation(drawn, N - 1, N - 2) == pytest.approx(0.44, abs=0.035)
+
+
+def exact_correlation(schedule: Schedule, spec: SampleSpec) -> float:
+    """The same number without a sample: the covariance of (x, o_0) carried through every linear step of DDIM."""
+    state = torch.eye(N + 1, dtype=torch.float64)  # slots, then the true slice that slot 0 is pinned to
+    times = [*schedule.timesteps(spec.steps), -1]
+    for t, s in zip(times, times[1:], strict=False):
+        abar_t, abar_s = float(schedule.abar[t]), 1.0 if s < 0 else float(schedule.abar[s])
+        for attempt in range(spec.resample):
+            pin = torch.eye(N + 1, dtype=torch.float64)
+            pin[0, 0], pin[0, N] = 0, abar_t**0.5
+            state = pin @ state @ pin.T
+            state[0, 0] += 1 - abar_t
+
+            G = torch.eye(N + 1, dtype=torch.float64)
+            G[:N, :N] = gain(schedule, t)
+            G[0] = 0
+            G[0, N] = 1  # the pinned slot's clean signal is known
+            ancestral = spec.eta**2 * (1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s)
+            to_eps = (torch.eye(N + 1, dtype=torch.float64) - abar_t**0.5 * G) / math.sqrt(1 - abar_t)
+            move = abar_s**0.5 * G + math.sqrt(max(0.0, 1 - abar_s - ancestral)) * to_eps
+            move[N] = torch.eye(N + 1, dtype=torch.float64)[N]
+            state = move @ state @ move.T
+            state[:N, :N] += ancestral * torch.eye(N, dtype=torch.float64)
+            if attempt == spec.resample - 1 or s < 0:
+                break
+
+            back = torch.eye(N + 1, dtype=torch.float64)
+            back[:N, :N] *= math.sqrt(abar_t / abar_s)
+            state = back @ state @ back.T
+            state[:N, :N] += (1 - abar_t / abar_s) * torch.eye(N, dtype=torch.float64)
+    return float(state[N, 1] / (state[N, N] * state[1, 1]).sqrt())
+
+
+@pytest.mark.parametrize("process", [COSINE, SCALED], ids=describe)
+@pytest.mark.parametrize("spec", [DDIM, ANCESTRAL, RESAMPLED], ids=describe)
+def test_the_sampled_correlation_is_the_one_that_linear_algebra_gives(
+    process: DiffusionSpec, spec: SampleSpec
+) -> None:
+    exact = exact_correlation(make_schedule(process), spec)
+    standard_error = (1 - exact**2) / SAMPLES**0.5
+    assert correlation(draw_pinned(process, spec, PIN), 0, 1) == pytest.approx(exact, abs=4 * standard_error)
+
+
+@pytest.mark.parametrize("spec", EVERY, ids=describe)
+def test_without_a_pin_the_volume_has_its_own_covariance(spec: SampleSpec) -> None:
+    """The yardstick itself: free windows are drawn from the Gaussian that the denoiser knows."""
+    schedule, noise = make_schedule(COSINE), stream(seed=2)
+    x = noise()
+    drawn = solve(exact_denoiser(schedule), x, schedule, spec, noise, nothing_pinned(x))[..., 0, 0]
+    found = (drawn @ drawn.T / SAMPLES).double()
+    coarse = spec.steps < 200
+    torch.testing.assert_close(found, covariance(), atol=0.2 if coarse else 0.06, rtol=0)
+    assert correlation(drawn, 0, 1) == pytest.approx(RHO, abs=0.05 if coarse else 0.015)

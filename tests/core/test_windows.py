@@ -1,0 +1,173 @@
+"""The plan of Algorithm 1: every slice written once, known slots truly finished, both directions from one window."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import pytest
+from gem3d_core.sampling import count_windows
+from gem3d_core.windows import Window, plan_windows, start_slice
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+class Case(NamedTuple):
+    Z: int
+    n: int
+    h: int
+    start: int
+
+
+@st.composite
+def cases(draw: st.DrawFn, deepest: int = 90) -> Case:
+    Z = draw(st.integers(1, deepest))
+    n = draw(st.integers(2, 24))
+    return Case(Z, n, draw(st.integers(1, n - 1)), draw(st.integers(0, Z - 1)))
+
+
+def chain(plan: tuple[Window, ...], k: int) -> list[int]:
+    """Indices of the windows that window k comes after, nearest first."""
+    ancestors: list[int] = []
+    while (before := plan[k].after) is not None:
+        assert before < k, "a plan lists a window after the one that it needs"
+        ancestors.append(before)
+        k = before
+    return ancestors
+
+
+def written(window: Window) -> set[int]:
+    return {window.start + slot for slot in window.fresh}
+
+
+@settings(max_examples=400, deadline=None)
+@given(cases())
+def test_every_slice_is_written_exactly_once(case: Case) -> None:
+    slices = [index for window in plan_windows(*case) for index in sorted(written(window))]
+    assert sorted(slices) == list(range(case.Z))
+
+
+@settings(max_examples=400, deadline=None)
+@given(cases())
+def test_known_slots_are_slices_finished_by_the_windows_own_chain(case: Case) -> None:
+    plan = plan_windows(*case)
+    for k, window in enumerate(plan):
+        finished = set().union(*(written(plan[a]) for a in chain(plan, k)))
+        known = {window.start + slot for slot in window.known}
+        assert known == finished & set(range(window.start, window.start + window.n))
+
+
+@settings(max_examples=400, deadline=None)
+@given(cases())
+def test_both_directions_continue_from_the_first_window(case: Case) -> None:
+    plan = plan_windows(*case)
+    assert [w.direction for w in plan].count("first") == 1
+    assert plan[0].direction == "first"
+    assert plan[0].after is None
+    assert case.start in written(plan[0])
+    for k, window in enumerate(plan[1:], start=1):
+        ancestors = chain(plan, k)
+        assert ancestors[-1] == 0
+        assert {plan[a].direction for a in ancestors[:-1]} <= {window.direction}
+
+
+@settings(max_examples=400, deadline=None)
+@given(cases())
+def test_windows_lie_in_the_volume_and_overlap_by_h_but_for_the_last(case: Case) -> None:
+    Z, n, h, _ = case
+    plan = plan_windows(*case)
+    for k, window in enumerate(plan):
+        assert window.n == n
+        assert window.start >= 0
+        assert window.start + n <= max(Z, n)
+        assert window.fresh
+        ends = any(later.after == k and later.direction == window.direction for later in plan)
+        if window.direction != "first":
+            assert len(window.known) == h if ends else len(window.known) >= h
+
+
+@settings(max_examples=400, deadline=None)
+@given(cases())
+def test_informed_slice_and_offsets(case: Case) -> None:
+    plan = plan_windows(*case)
+    for window in plan:
+        assert window.offsets() == [window.start + k - window.informed for k in range(case.n)]
+        assert window.slices(case.Z) == [min(window.start + k, case.Z - 1) for k in range(case.n)]
+        slot = window.informed - window.start
+        if window.direction == "first":
+            assert window.informed == case.start
+            assert slot in window.fresh
+        else:
+            assert slot in window.known
+            assert {slot - 1, slot + 1} & set(window.fresh), "the informed slice touches the unknown ones"
+
+
+@settings(max_examples=300, deadline=None)
+@given(cases())
+def test_down_is_up_in_a_mirror(case: Case) -> None:
+    Z, n, h, start = case
+    if n > Z or start > Z - n:  # a clamped first window has its mirror image where the unclamped one has
+        start = max(0, Z - n)
+    mirrored_start = max(0, Z - n - start)
+    flipped = {"up": "down", "down": "up"}
+    expected = {
+        (
+            flipped[w.direction],
+            Z - w.start - n,
+            tuple(n - 1 - k for k in reversed(w.known)),
+            tuple(n - 1 - k for k in reversed(w.fresh)),
+            Z - 1 - w.informed,
+        )
+        for w in plan_windows(Z, n, h, start)[1:]
+    }
+    found = {(w.direction, w.start, w.known, w.fresh, w.informed) for w in plan_windows(Z, n, h, mirrored_start)[1:]}
+    assert found == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(Z=st.integers(1, 16), start=st.integers(0, 15), h=st.integers(-2, 40))
+def test_a_volume_no_deeper_than_a_window_is_one_window(Z: int, start: int, h: int) -> None:
+    start = min(start, Z - 1)
+    expected = Window("first", 0, 16, (), tuple(range(Z)), start, None)
+    assert plan_windows(Z, 16, h, start) == (expected,)
+
+
+def test_a_plan_worked_out_by_hand() -> None:
+    """Z = 12, n = 5, h = 2, start 6: first 6..10, up 7..11 (four finished), down 3..7 and 0..4 (two finished)."""
+    first = Window("first", 6, 5, (), (0, 1, 2, 3, 4), 6, None)
+    up = Window("up", 7, 5, (0, 1, 2, 3), (4,), 10, 0)
+    down = Window("down", 3, 5, (3, 4), (0, 1, 2), 6, 0)
+    last = replace(down, start=0, informed=3, after=2)
+    assert plan_windows(12, 5, 2, 6) == (first, up, down, last)
+
+
+def test_the_last_window_of_the_paper_is_pinned_where_its_slices_truly_lie() -> None:
+    plan = plan_windows(155, 16, 1, 70)
+    ups = [w for w in plan if w.direction == "up"]
+    assert ups[-1].start == 155 - 16
+    assert len(ups[-1].known) > 1
+    assert len(plan) == 1 + len(ups) + sum(w.direction == "down" for w in plan) == 11
+
+
+@pytest.mark.parametrize(
+    ("Z", "n", "h", "start"),
+    [(0, 4, 1, 0), (-3, 4, 1, 0), (10, 0, 1, 0), (10, 4, 0, 0), (10, 4, 4, 0), (10, 4, 1, -1), (10, 4, 1, 10)],
+)
+def test_values_without_a_plan_are_refused(Z: int, n: int, h: int, start: int) -> None:
+    with pytest.raises(ValueError, match=r"no plan for|overlap h="):
+        plan_windows(Z, n, h, start)
+
+
+@given(p=st.floats(0, 1), Z=st.integers(1, 400))
+def test_start_slice_is_the_floor_within_the_volume(p: float, Z: int) -> None:
+    index = start_slice(p, Z)
+    assert 0 <= index < Z
+    assert index == Z - 1 or index <= p * Z < index + 1
+
+
+@pytest.mark.parametrize("p", [-0.01, 1.01, float("nan")])
+def test_start_positions_outside_the_unit_interval_are_refused(p: float) -> None:
+    with pytest.raises(ValueError, match="outside"):
+        start_slice(p, 10)
+
+
+def test_count_windows_sums_the_plans() -> None:
+    assert count_windows([5, 16, 17, 155], 16, 1) == 1 + 1 + 2 + 12
