@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from gem3d_core.augment_spec import AugmentSpec
 from gem3d_core.prepare_spec import ArmSpec, PrepareSpec, SplitSpec
@@ -41,6 +41,11 @@ class Masks(Section):
     use: Literal["true", "augmented", "both"] = "true"
     """true as in Table 4; both: every repeat holds a volume for each mask of either kind."""
     augment: AugmentSpec = AugmentSpec()
+
+    @field_validator("use", mode="before")
+    @classmethod
+    def _word_of_yaml(cls, value: object) -> object:
+        return "true" if value is True else value  # YAML takes the bare word for a boolean
 
 
 class Publish(Section):
@@ -109,8 +114,12 @@ class Config(Section):
             self._check_levels(8)
         if self.resample.overlap >= self.condition.window:
             raise ValueError(
-                f"resample.overlap={self.resample.overlap} must be smaller than condition.window={self.condition.window}"
+                f"resample.overlap={self.resample.overlap} must be smaller than "
+                f"condition.window={self.condition.window}"
             )
+        for key, steps in (("resample", self.resample.steps), ("informed.sample", self.informed.sample.steps)):
+            if steps > self.diffusion.T:
+                raise ValueError(f"{key}.steps={steps} is more than the process has: diffusion.T={self.diffusion.T}")
         return self
 
     def _check_levels(self, factor: int) -> None:

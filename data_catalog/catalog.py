@@ -45,7 +45,7 @@ class Catalog:
             from data_catalog.s3 import open_s3
 
             remote, options = open_s3(text.rstrip("/"))
-            return cls(text.rstrip("/"), remote, Tables(text.rstrip("/"), options))
+            return cls(text.rstrip("/"), remote, Tables(text.rstrip("/"), options, remote.filesystem))
         root = Path(text).expanduser().absolute()
         if root.exists() and not root.is_dir():
             raise Invalid(f"catalog {root} is not a folder; give a folder or an s3:// address")

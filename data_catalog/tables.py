@@ -17,6 +17,8 @@ from data_catalog.frames import align
 if TYPE_CHECKING:
     import pyarrow as pa
     from deltalake import DeltaTable
+    from pyarrow.dataset import Dataset
+    from pyarrow.fs import FileSystem
 
 # Every put is a commit of its own and so a Parquet file of its own: readers slow down with their number.
 _COMPACT_ABOVE = 32
@@ -26,9 +28,13 @@ _ATTEMPTS = 12
 class Tables:
     """The tables under one address (a folder or `s3://bucket/prefix`), each named by its last path element."""
 
-    def __init__(self, address: str, options: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, address: str, options: Mapping[str, str] | None = None, filesystem: FileSystem | None = None
+    ) -> None:
+        """`options` are what deltalake needs and `filesystem` what pyarrow needs to reach a remote address."""
         self.address = address
         self.options = dict(options or {})
+        self._filesystem = filesystem
 
     def read(
         self, name: str, columns: Sequence[str] | None = None, where: Mapping[str, str] | None = None
@@ -37,7 +43,7 @@ class Tables:
         table = self._load(name)
         if table is None:
             return None
-        dataset = table.to_pyarrow_dataset()
+        dataset = self._dataset(name, table)
         known = None if columns is None else [column for column in columns if column in dataset.schema.names]
         return dataset.to_table(columns=known, filter=_equal(where or {}))
 
@@ -48,7 +54,7 @@ class Tables:
             Invalid: they do not.
         """
         if (table := self._load(name)) is not None:
-            align(rows, table.to_pyarrow_dataset().schema, name)
+            align(rows, self._dataset(name, table).schema, name)
 
     def append(self, name: str, rows: pa.Table, once: Mapping[str, str]) -> int:
         """Append the rows in one commit unless rows that equal `once` are there; how many there are now.
@@ -65,7 +71,7 @@ class Tables:
         for attempt in range(_ATTEMPTS):
             try:
                 table = self._load(name) or self._create(name, rows.schema)
-                if standing := _count(table, once):
+                if standing := self._count(name, table, once):
                     return standing
                 self._commit(name, table, rows, once)
             except CommitFailedError as error:
@@ -88,6 +94,17 @@ class Tables:
         except TableNotFoundError:
             return None
 
+    def _dataset(self, name: str, table: DeltaTable) -> Dataset:
+        """The table's files through Arrow's own filesystem. The one that deltalake offers calls back into Python from
+        Arrow's threads, and a process that ends just then is aborted."""
+        from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+
+        root = self._uri(name).removeprefix("s3://")
+        return table.to_pyarrow_dataset(filesystem=SubTreeFileSystem(root, self._filesystem or LocalFileSystem()))
+
+    def _count(self, name: str, table: DeltaTable, once: Mapping[str, str]) -> int:
+        return int(self._dataset(name, table).count_rows(filter=_equal(once)))
+
     def _create(self, name: str, schema: pa.Schema) -> DeltaTable:
         """The table without rows. Making it is a step of its own, because an append that also makes the table does
         not collide with another one that does the same."""
@@ -107,7 +124,7 @@ class Tables:
         identity = "/".join(once[column] for column in sorted(once))
         write_deltalake(
             table,
-            align(rows, table.to_pyarrow_dataset().schema, name),
+            align(rows, self._dataset(name, table).schema, name),
             mode="append",
             schema_mode="merge",
             storage_options=self.options or None,
@@ -132,10 +149,6 @@ def _equal(where: Mapping[str, str]) -> pa.compute.Expression | None:
     return found
 
 
-def _count(table: DeltaTable, once: Mapping[str, str]) -> int:
-    return int(table.to_pyarrow_dataset().count_rows(filter=_equal(once)))
-
-
 def _compact(table: DeltaTable) -> None:
     """Merge small files. Appenders do not notice; of two compactions at once one gives up, which is fine."""
     from deltalake.exceptions import CommitFailedError
@@ -150,7 +163,7 @@ def _compact(table: DeltaTable) -> None:
 def _settle_commit(root: Path, version: int) -> None:
     """Force a commit to the disk, so that an acknowledged row survives a power cut."""
     log = root / "_delta_log" / f"{version:020d}.json"
-    actions = [json.loads(line) for line in log.read_text().splitlines()]
+    actions = [json.loads(line) for line in log.read_text().split("\n") if line]
     for action in actions:
         if "add" in action:
             settle(root / unquote(action["add"]["path"]))

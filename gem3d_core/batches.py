@@ -14,11 +14,15 @@ from gem3d_core.denoise import Conditions
 
 @dataclass(frozen=True)
 class LatentCase:
-    """One training volume: image (Z, c, h, w) and condition (Z, m, h, w) latents."""
+    """One training volume: image (Z, c, h, w) and condition (Z, m, h, w) latents.
+
+    depth: its true number of slices; those beyond repeat the last.
+    """
 
     name: str
     image: Tensor
     condition: Tensor
+    depth: int
 
 
 def open_latents(files: Mapping[str, Path], window: int) -> list[LatentCase]:
@@ -27,7 +31,7 @@ def open_latents(files: Mapping[str, Path], window: int) -> list[LatentCase]:
     for name, path in sorted(files.items()):
         with safe_open(path, framework="pt") as tensors:
             image, condition = tensors.get_tensor("image"), tensors.get_tensor("condition")
-        cases.append(LatentCase(name, pad_slices(image, window), pad_slices(condition, window)))
+        cases.append(LatentCase(name, pad_slices(image, window), pad_slices(condition, window), len(image)))
     return cases
 
 
@@ -64,9 +68,9 @@ def draw_positions(cases: list[LatentCase], count: int, rng: torch.Generator) ->
     """Slices (N, c, h, w) with their normalised positions p = (k + 1/2) / Z (N,), for the mask-free model."""
     slices, positions, names = [], [], []
     for case in _pick(cases, count, rng):
-        k = int(torch.randint(len(case.image), (), generator=rng))
+        k = int(torch.randint(case.depth, (), generator=rng))
         slices.append(case.image[k])
-        positions.append((k + 0.5) / len(case.image))
+        positions.append((k + 0.5) / case.depth)
         names.append(f"{case.name}[{k}]")
     return torch.stack(slices), torch.tensor(positions), tuple(names)
 

@@ -155,8 +155,9 @@ def open_kl(weights: str) -> KL:
     try:
         model = AutoencoderKL.from_pretrained(weights, low_cpu_mem_usage=False)
     except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
         raise NotAvailable(
-            f"codec.weights={weights!r}: no AutoencoderKL in such a folder, in the hub cache, or on the hub ({error}). "
+            f"codec.weights={weights!r}: no AutoencoderKL in such a folder, in the hub cache or on the hub ({reason}). "
             "Give a folder that holds config.json and its safetensors, or set codec.weights=train or codec.kind=haar"
         ) from error
     return KL(model, float(model.config.scaling_factor))

@@ -105,7 +105,7 @@ def plan(work: Path, dataset_id: int, processes: int = 1, on_output: Output | No
 
     Skipped if both are there and finished. Raises Gem3dError when nnU-Net fails.
     """
-    workspace = Workspace(work)
+    workspace = Workspace(work.resolve())
     folder = workspace.preprocessed / _dataset(workspace, dataset_id)
     finished, planned = folder / "planned.json", folder / "nnUNetPlans.json"
     if not finished.exists():
@@ -131,7 +131,7 @@ def train_arm(
     Goes on from the last checkpoint after a kill; another plan or `spec` starts afresh. on_epoch gets (epochs
     done, epochs). Raises Gem3dError when nnU-Net fails.
     """
-    workspace = Workspace(work)
+    workspace = Workspace(work.resolve())
     dataset = _dataset(workspace, dataset_id)
     text = arm_plans(plans, dataset, spec)
     digest = hashlib.sha256((text + plans.fingerprint).encode()).hexdigest()
@@ -163,14 +163,15 @@ def predict_arm(
     Finished predictions of the same model are kept. Label maps lie on the written images' RAS grid: bring them
     back with `read_prediction`. Raises Gem3dError when nnU-Net fails or leaves a case out.
     """
-    workspace = Workspace(work)
+    workspace = Workspace(work.resolve())
     expected = {f.name.removesuffix(f"_0000{ENDING}") for f in images.glob(f"*_0000{ENDING}")}
     files = {case: out / f"{case}{ENDING}" for case in sorted(expected)}
     _drop_stale(out, files.values(), _read(model / DIGEST))
     if all(file.exists() for file in files.values()):
         return files
     _place_trainer(workspace)
-    asked = ["-i", str(images), "-o", str(out), "-m", str(model), "-f", "all", "-device", spec.device]
+    asked = ["-i", str(images.resolve()), "-o", str(out.resolve()), "-m", str(model.resolve()), "-f", "all"]
+    asked += ["-device", spec.device]
     asked += ["-npp", "1", "-nps", "1", "--continue_prediction", "--disable_progress_bar"]
     run_step(
         workspace,

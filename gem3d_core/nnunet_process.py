@@ -45,7 +45,7 @@ sys.exit(getattr(importlib.import_module(module), function)())
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folders of one nnU-Net: raw, preprocessed, results, trainer and logs under `root`."""
+    """The folders of one nnU-Net: raw, preprocessed, results, trainer and logs under the absolute `root`."""
 
     root: Path
 

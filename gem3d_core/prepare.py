@@ -25,7 +25,8 @@ OUTSIDE = -1.0  # of the prepared image, outside the outline and in the padding
 class PreparedCase:
     """image (Z, H, W) float32 in [-1, 1]; mask (Z, H, W) uint8 or int16; outline (Z, H, W) bool.
 
-    spacing: (z, y, x) mm of the prepared voxels. The outline holds every labelled voxel.
+    spacing: (z, y, x) mm of the prepared voxels. The outline holds every labelled voxel; source_outline is the
+    same on the source grid (X, Y, Z).
     """
 
     image: NDArray[np.float32]
@@ -35,6 +36,7 @@ class PreparedCase:
     geometry: Geometry
     intensity: IntensityMap
     outline_kind: OutlineKind
+    source_outline: NDArray[np.bool_]
     notes: tuple[str, ...]
 
 
@@ -55,6 +57,7 @@ def prepare_case(
 
     crop = bounding_box(inside)
     geometry = plan_geometry(image.array.shape, image.affine, crop, target_spacing, spec.slice_size, fit=spec.fit)
+    whole = geometry.to_source(inside)
     inside, labels = geometry.cropped(inside), geometry.cropped(labels)
     mapped = intensity.forward(canonical[_window(crop)], inside)
     del canonical
@@ -65,7 +68,7 @@ def prepare_case(
     np.clip(slices, -1.0, 1.0, out=slices)
     slices[~inner] = OUTSIDE
     spacing = geometry.grid_spacing[::-1]
-    return PreparedCase(slices, mask, inner, spacing, geometry, intensity, outline.kind, notes)
+    return PreparedCase(slices, mask, inner, spacing, geometry, intensity, outline.kind, whole, notes)
 
 
 def restore_image(

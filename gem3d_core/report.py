@@ -70,6 +70,13 @@ class Table:
                 raise BadInput(f"table {self.title!r}: a row of {len(row)} cells {row}, {expected}")
 
     @property
+    def textual(self) -> list[bool]:
+        """Whether a column holds words only and is printed flush left."""
+        return [all(isinstance(cell, str) for cell in column) for column in zip(*self.rows, strict=True)] or [
+            True
+        ] * len(self.columns)
+
+    @property
     def printed(self) -> list[list[str]]:
         """The rows as text."""
         return [

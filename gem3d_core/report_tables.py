@@ -13,43 +13,52 @@ if TYPE_CHECKING:
     from gem3d_core.metrics.fidelity import Fid, Plane
     from gem3d_core.metrics.overlap import CaseOverlap, Overlap
 
+MEAN = "mean of labels"
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 
 
-def fidelity_table(
-    arms: Mapping[str, Mapping[Plane, Fid] | Missing],
-    pairs: Mapping[str, tuple[Sequence[float] | Missing, Sequence[float] | Missing]],
-    *,
-    extractor: str,
-    seed: int = 0,
-) -> Table:
-    """FID in three planes by arm, and MS-SSIM and LPIPS of paired test volumes (one value a volume) by arm."""
-    names = list(dict.fromkeys([*arms, *pairs]))
-    not_paired = Missing("measured on paired test volumes only")
-    rows = []
-    for name in names:
-        fids = arms.get(name, Missing("not measured for these volumes"))
-        planes: list[Cell] = [fids if isinstance(fids, Missing) else fids[plane].value for plane in PLANES]
-        scores = [_mean(values, seed) for values in pairs.get(name, (not_paired, not_paired))]
-        rows.append((name, *planes, *scores))
-    slices = [f"{name}: {fid['axial'].n_synthetic}" for name, fid in arms.items() if not isinstance(fid, Missing)]
-    paired = [f"{name}: {len(ms)}" for name, (ms, _) in pairs.items() if not isinstance(ms, Missing)]
+def fid_table(arms: Mapping[str, Mapping[Plane, Fid] | Missing], *, extractor: str) -> Table:
+    """FID in three planes by arm (set of synthetic volumes) against the real volumes."""
+    rows: list[tuple[Cell, ...]] = []
+    for name, fids in arms.items():
+        if isinstance(fids, Missing):
+            rows.append((name, fids, fids, fids, fids))
+        else:
+            counts = ", ".join(f"{fids[plane].n_synthetic} / {fids[plane].n_real}" for plane in PLANES)
+            rows.append((name, *(fids[plane].value for plane in PLANES), counts))
+    measured = [name for name, fids in arms.items() if not isinstance(fids, Missing)]
     return Table(
-        title="Fidelity",
+        title="Fidelity: FID",
         caption=(
-            f"FID on features of {extractor} in three planes, without slices wholly outside the outline; FID "
-            "depends on the extractor and on the number of slices. MS-SSIM (five scales) and LPIPS (AlexNet) on "
-            "axial slices resized bilinearly to 256 on the shorter side, mean over slices per volume, then over "
-            "volumes with a 95% bootstrap interval."
+            f"Frechet distance to the real volumes on features of {extractor}, in three planes, without slices "
+            "wholly outside the outline. It depends on the extractor and on the number of slices: compare only "
+            "within a column."
         ),
-        n=f"synthetic axial slices {_listed(slices)}; paired test volumes {_listed(paired)}",
+        n=f"sets of synthetic volumes {_listed(measured)}; slices of each plane in the last column",
         columns=(
             Column("volumes"),
             *(Column(f"FID {plane}", better="lower", digits=2) for plane in PLANES),
-            Column("MS-SSIM", better="higher"),
-            Column("LPIPS", better="lower"),
+            Column("slices, synthetic / real"),
         ),
         rows=tuple(rows),
+    )
+
+
+def paired_table(
+    arms: Mapping[str, tuple[Sequence[float] | Missing, Sequence[float] | Missing]], *, seed: int = 0
+) -> Table:
+    """MS-SSIM and LPIPS by arm, one value a test volume, of volumes generated for true test masks."""
+    counts = [f"{name}: {len(ms)}" for name, (ms, _) in arms.items() if not isinstance(ms, Missing)]
+    return Table(
+        title="Fidelity: paired test volumes",
+        caption=(
+            "Each test volume against the volume generated from its own mask and its own slice. MS-SSIM (five "
+            "scales) and LPIPS (AlexNet) on axial slices resized bilinearly to 256 on the shorter side, mean over "
+            "slices per volume, then over volumes with 95% bootstrap intervals."
+        ),
+        n=f"test volumes {_listed(counts)}",
+        columns=(Column("volumes"), Column("MS-SSIM", better="higher"), Column("LPIPS", better="lower")),
+        rows=tuple((name, _mean(ms, seed), _mean(lpips, seed)) for name, (ms, lpips) in arms.items()),
     )
 
 
@@ -94,7 +103,7 @@ def downstream_table(arms: Mapping[str, Sequence[CaseOverlap] | Missing], *, see
     labels = list(dict.fromkeys(label for cases in measured.values() for case in cases for label in case.labels))
     rows: list[tuple[Cell, ...]] = []
     for name, cases in arms.items():
-        for label in [*labels, "mean"]:
+        for label in [*labels, MEAN]:
             if isinstance(cases, Missing):
                 rows.append((name, label, cases, cases))
                 continue
@@ -158,7 +167,7 @@ def _known(values: Sequence[float | None]) -> list[float]:
 
 
 def _label_score(case: CaseOverlap, label: str) -> Overlap:
-    return case.mean if label == "mean" else case.labels[label]
+    return case.mean if label == MEAN else case.labels[label]
 
 
 def _listed(items: Sequence[str]) -> str:

@@ -26,6 +26,9 @@ class CodecSpec:
     base_channels: int = 32
     """kl with weights=train: width of the first level; the bottleneck is three halvings (f8)."""
 
+    def __post_init__(self) -> None:
+        _require_positive(self, "levels", "train_steps", "base_channels")
+
 
 @dataclass(frozen=True)
 class UNetSpec:
@@ -67,6 +70,7 @@ class DiffusionSpec:
     """Which of the T timesteps a sampler of fewer steps visits."""
 
     def __post_init__(self) -> None:
+        _require_positive(self, "T", "gamma")
         if self.schedule == "cosine" and self.prediction == "epsilon":
             raise ValueError(
                 "prediction=epsilon cannot be trained on schedule=cosine, which ends at zero SNR: "
@@ -92,6 +96,10 @@ class ConditionSpec:
     window: int = 16
     """n, slices of a window [paper]."""
 
+    def __post_init__(self) -> None:
+        if self.window < 2:
+            raise ValueError(f"window={self.window}: at least 2, a slice to start from and one to draw")
+
 
 @dataclass(frozen=True)
 class TrainSpec:
@@ -115,6 +123,15 @@ class TrainSpec:
     ema: float = 0.999
     checkpoint_every: int = 500
     precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            self, "steps", "batch", "slices_per_window", "learning_rate", "warmup", "clip", "checkpoint_every"
+        )
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay={self.weight_decay} must not be negative")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema={self.ema}: the decay of the moving average lies in [0, 1); 1 would never learn")
 
 
 @dataclass(frozen=True)
@@ -140,8 +157,9 @@ class SampleSpec:
             raise ValueError(
                 f"eta={self.eta} has a meaning for solver=ddim only; solver={self.solver} is deterministic"
             )
-        if self.resample < 1 or self.steps < 1 or self.batch < 1 or self.overlap < 1:
-            raise ValueError("steps, overlap, resample and batch are at least 1")
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta={self.eta} lies between 0 (deterministic) and 1 (ancestral)")
+        _require_positive(self, "steps", "overlap", "resample", "batch")
 
 
 @dataclass(frozen=True)
@@ -157,3 +175,17 @@ class InformedSpec:
     start: tuple[float, float] = (0.0, 1.0)
     """Range of the normalised start position p, drawn uniformly."""
     sample: SampleSpec = field(default_factory=SampleSpec)
+
+    def __post_init__(self) -> None:
+        low, high = self.start
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"start={self.start}: the range of p is two numbers with 0 <= low <= high <= 1")
+        if self.generated_per_repeat < 0:
+            raise ValueError(f"generated_per_repeat={self.generated_per_repeat} must not be negative; 0 is one a mask")
+
+
+def _require_positive(spec: object, *names: str) -> None:
+    for name in names:
+        value = getattr(spec, name)
+        if not value > 0:
+            raise ValueError(f"{name}={value} must be above zero")

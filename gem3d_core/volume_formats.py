@@ -48,8 +48,8 @@ def damaged(path: Path, fault: str, found: str) -> Unreadable:
 
 
 def is_nifti(path: Path) -> bool:
-    """Whether the name says NIfTI in one file (`.nii`, `.nii.gz`)."""
-    return path.name.lower().endswith((".nii", ".nii.gz"))
+    """Whether the name says NIfTI in one file (`.nii`, `.nii.gz`), or has no ending, as content-addressed files."""
+    return not path.suffix or path.name.lower().endswith((".nii", ".nii.gz"))
 
 
 def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:

@@ -1,6 +1,7 @@
 """The resolved configuration of a run, kept in the catalog."""
 
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
@@ -44,10 +45,11 @@ def configuration_of_model(catalog: Catalog, model: str) -> Config:
     name = catalog.get(parent_of(catalog, model, "source")).name
     for stored in catalog.ls(KIND, name):
         config = read_configuration(catalog, stored.ref.full)
-        same = config.condition.__dict__ == artifact.meta["condition"] and config.diffusion.__dict__ == artifact.meta["diffusion"]
-        if same:
+        if all(asdict(getattr(config, section)) == artifact.meta[section] for section in ("condition", "diffusion")):
             return config
-    raise BadInput(f"{catalog.address} holds no configuration under which {model} was trained: run `gem3d enhance` first")
+    raise BadInput(
+        f"{catalog.address} holds no configuration under which {model} was trained: run `gem3d enhance` first"
+    )
 
 
 def read_configuration(catalog: Catalog, ref: str) -> Config:

@@ -88,4 +88,6 @@ def _product(work: Work, source: Source, predicted: dict[str, Path], arm: str) -
     table.to_parquet(work.folder / "scores.parquet")
     means = table[table["label"] == MEAN]
     meta = {"arm": arm, "dice": float(means["dice"].mean()), "hd95": float(means["hd95"].mean()), "cases": len(means)}
-    return Product({"scores.parquet": work.folder / "scores.parquet"}, meta, {"metrics": table.assign(group="downstream")})
+    return Product(
+        {"scores.parquet": work.folder / "scores.parquet"}, meta, {"metrics": table.assign(group="downstream")}
+    )

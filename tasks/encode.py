@@ -1,7 +1,7 @@
 """Stage 3: slices to latents, once."""
 
-from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from gem3d_core.codec import Codec, fit_codec, load_codec, psnr
 from gem3d_core.conditions import condition_channels, encode_mask
 from gem3d_core.settings import ConditionSpec
-from tasks.inputs import Prepared, open_prepared, parent_of
+from tasks.inputs import Prepared, open_prepared
 from tasks.policy import accelerator, stage_task
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
 
@@ -50,14 +50,14 @@ def _sample(prepared: Prepared) -> torch.Tensor:
 def _encode_all(work: Work, prepared: Prepared, codec: Codec, condition: ConditionSpec) -> Product:
     import pandas as pd
 
-    labels = tuple(int(i) for i in prepared.artifact.meta["label_ids"])  # type: ignore[attr-defined]
+    labels = tuple(cast("list[int]", prepared.artifact.meta["label_ids"]))
     files = {f"codec/{path.name}": path for path in (work.folder / "codec").iterdir()}
     work.progress.total(len(prepared.cases), "volumes encoded")
     rows = []
     for done, case in enumerate(sorted(prepared.cases), start=1):
         path = work.folder / f"{case}.safetensors"
         if not path.exists():
-            _encode_case(path, prepared, codec, replace(condition), labels, case)
+            _encode_case(path, prepared, codec, condition, labels, case)
         files[f"latents/{case}.safetensors"] = path
         reconstruction = codec.decode(load_file(path)["image"])
         score = psnr(torch.from_numpy(prepared.image(case)), reconstruction)
@@ -87,14 +87,3 @@ def _encode_case(
     building = path.with_suffix(".building")
     save_file(tensors, building)
     building.replace(path)
-
-
-def latent_files(run: Run, latents: str) -> tuple[dict[str, Path], Path]:
-    """Files of the training cases' latents by case, and the codec's folder."""
-    from data_catalog import Catalog
-
-    catalog = Catalog.open(run.catalog)
-    artifact = catalog.get(latents)
-    prepared = open_prepared(catalog, parent_of(catalog, latents, "prepared"))
-    files = {case: catalog.path(artifact, f"latents/{case}.safetensors") for case in prepared.train}
-    return files, catalog.view(artifact) / "codec"

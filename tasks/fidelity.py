@@ -117,15 +117,15 @@ def open_synthetic(catalog: Catalog, volumes: Artifact) -> Iterator[Synthetic]:
             )
 
 
-def _paired(
-    work: Work, run: Run, prepared: Prepared, latents: str, volume_model: str, device: str
-) -> list[Synthetic]:
+def _paired(work: Work, run: Run, prepared: Prepared, latents: str, volume_model: str, device: str) -> list[Synthetic]:
     """Test masks with the test volume's own slice as informed slice (Table 2)."""
     cases = prepared.test[: run.config.evaluate.paired_cases]
     model = open_volume_model(work.catalog, volume_model, latents, run.config, device)
     work.progress.total(len(cases), "paired test volumes drawn")
     drawn = []
-    for done, volume in enumerate(draw_volumes(model, _paired_recipes(prepared, cases, run.seed), run.config.resample), 1):
+    for done, volume in enumerate(
+        draw_volumes(model, _paired_recipes(prepared, cases, run.seed), run.config.resample), 1
+    ):
         outline = prepared.outline(volume.name)
         drawn.append(Synthetic(volume.name, volume.name, "true", volume.slices.numpy(), outline, volume.borders))
         work.progress.at(done)
@@ -195,9 +195,7 @@ def _paired_scores(config: Config, prepared: Prepared, paired: list[Synthetic], 
     return [*scores, _mean("paired", "LPIPS", "test", lpips)]
 
 
-def _continuity_scores(
-    catalog: Catalog, prepared: Prepared, volumes: Artifact, paired: list[Synthetic]
-) -> list[Score]:
+def _continuity_scores(catalog: Catalog, prepared: Prepared, volumes: Artifact, paired: list[Synthetic]) -> list[Score]:
     """(a) borders over insides of windows; (b) slice-to-slice difference over the real volume's, in three planes."""
     scores = []
     for of, drawn in (("synthetic", open_synthetic(catalog, volumes)), ("test, paired", iter(paired))):

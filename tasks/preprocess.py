@@ -33,7 +33,9 @@ def preprocess(run: Run, source: str) -> StageResult:
     def make(work: Work) -> Product:
         opened = open_source(work.catalog, source)
         patients = {name: case.patient for name, case in opened.cases.items()}
-        split = split_cases(sorted(opened.cases), run.config.data.split, patients, quarantined=_quarantined(work, opened))
+        split = split_cases(
+            sorted(opened.cases), run.config.data.split, patients, quarantined=_quarantined(work, opened)
+        )
         plans = _plan(work, opened, split, run.config.runtime.workers)
         _prepare_all(work, opened, plans, run.config)
         return _product(work, opened, split, plans)

@@ -85,9 +85,7 @@ def _real(work: Work, source: Source, train: list[str]) -> list[_Volume]:
     return published
 
 
-def _product(
-    work: Work, source: Source, published: list[_Volume], folder: str, factor: int, masks: int
-) -> Product:
+def _product(work: Work, source: Source, published: list[_Volume], folder: str, factor: int, masks: int) -> Product:
     import pandas as pd
 
     pd.DataFrame([_provenance(source, v.row) for v in published]).to_parquet(work.folder / "provenance.parquet")

@@ -171,9 +171,7 @@ def _entries(inputs: _Inputs, informed: Artifact, repeat: int) -> tuple[list[_En
     return entries, given_up
 
 
-def _draw_all(
-    work: Work, model: VolumeModel, inputs: _Inputs, entries: list[_Entry], run: Run, repeat: int
-) -> None:
+def _draw_all(work: Work, model: VolumeModel, inputs: _Inputs, entries: list[_Entry], run: Run, repeat: int) -> None:
     """Draw what is not finished yet; volumes are restored and written by other threads meanwhile."""
     waiting = {entry.name: entry for entry in entries if not (work.folder / entry.name / "facts.json").exists()}
     spec = run.config.resample

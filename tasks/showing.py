@@ -4,7 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from prefect.artifacts import create_image_artifact, create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
 
 Rows = list[dict[str, object]]
 

@@ -7,7 +7,8 @@ and its code version. What is already in the catalog under that key is not made 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,10 @@ from tasks.progress import Progress, open_progress
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+SECONDS = "seconds.txt"
+"""File in a stage's scratch folder that holds the seconds spent on it so far."""
 
 
 class Run(BaseModel):
@@ -37,6 +42,12 @@ class Run(BaseModel):
     seed: int
     """Of all draws after training; the configuration's own seed unless a re-sampling names another."""
     use_cache: bool = True
+    dry: bool = False
+    """Look in the catalog only: a stage that is not there raises WouldRun."""
+
+
+class WouldRun(Exception):  # noqa: N818 - an answer, not an error
+    """The stage is not in the catalog, and the run is dry."""
 
 
 class StageResult(BaseModel):
@@ -99,16 +110,20 @@ def run_stage(run: Run, stage: Stage, make: Callable[[Work], Product]) -> StageR
     if found is not None:
         return StageResult(stage=stage.name, ref=found.ref.full, seconds=time.monotonic() - began, cached=True)
 
+    if run.dry:
+        raise WouldRun(stage.name)
+
     # an uncached run must not pick up what an earlier one left unfinished, but must survive its own kill
     scratch = key if run.use_cache else hashlib.sha256(f"{key}{run.run_id}".encode()).hexdigest()
-    with open_progress(stage.name) as progress:
-        product = make(Work(catalog, catalog.scratch(scratch), progress))
+    folder = catalog.scratch(scratch)
+    with open_progress(stage.name) as progress, _timed(folder / SECONDS):
+        product = make(Work(catalog, folder, progress))
     artifact = catalog.put(
         stage.kind,
         stage.artifact,
         files=product.files,
         meta={**product.meta, "stage": stage.name},
-        tables=product.tables,
+        tables=_with_seconds(product.tables, folder / SECONDS),
         parents=[parent.ref for parent in parents],
         run_id=run.run_id,
         code_version=code_version(stage.module),
@@ -118,6 +133,25 @@ def run_stage(run: Run, stage: Stage, make: Callable[[Work], Product]) -> StageR
     )
     catalog.clear_scratch(scratch)
     return StageResult(stage=stage.name, ref=artifact.ref.full, seconds=time.monotonic() - began, cached=False)
+
+
+@contextmanager
+def _timed(file: Path) -> Iterator[None]:
+    """Add the seconds of the block to a file, so that a stage that was stopped and went on counts both parts."""
+    began = time.monotonic()
+    before = float(file.read_text()) if file.exists() else 0.0
+    try:
+        yield
+    finally:
+        file.write_text(str(before + time.monotonic() - began))
+
+
+def _with_seconds(tables: Mapping[str, "pd.DataFrame"], file: Path) -> dict[str, "pd.DataFrame"]:
+    import pandas as pd
+
+    row = pd.DataFrame([{"group": "stage", "metric": "seconds", "value": float(file.read_text())}])
+    metrics = pd.concat([tables["metrics"], row], ignore_index=True) if "metrics" in tables else row
+    return {**tables, "metrics": metrics}
 
 
 def canonical(settings: Mapping[str, object]) -> str:

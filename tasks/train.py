@@ -1,12 +1,14 @@
 """Stages 4, 5 and 6: the slice model, its volumetric tuning, and the position-conditioned slice model."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor
 
+from configs import Config
 from data_catalog import Catalog
 from gem3d_core.batches import open_latents
 from gem3d_core.checkpoints import NetworkFacts, save_network
@@ -89,7 +91,7 @@ def _train(run: Run, job: _Job, inputs: tuple[str, ...]) -> StageResult:
                 on_step=lambda step, loss: work.progress.at(step, f"loss {loss:.4f}"),
             )
             weights, trained = job.run(facts, training, work)
-        return _product(work, job, facts, weights, trained)
+        return _product(work, config, job, facts, weights, trained)
 
     return run_stage(run, stage, make)
 
@@ -106,16 +108,18 @@ def _facts(run: Run, job: _Job, work: Work, latents: str) -> NetworkFacts:
     )
 
 
-def _training_files(catalog: Catalog, latents: str) -> dict[str, "object"]:
+def _training_files(catalog: Catalog, latents: str) -> dict[str, Path]:
     artifact = catalog.get(latents)
     prepared = open_prepared(catalog, parent_of(catalog, latents, "prepared"))
     return {case: catalog.path(artifact, f"latents/{case}.safetensors") for case in prepared.train}
 
 
-def _product(work: Work, job: _Job, facts: NetworkFacts, weights: dict[str, Tensor], trained: Trained) -> Product:
+def _product(
+    work: Work, config: Config, job: _Job, facts: NetworkFacts, weights: dict[str, Tensor], trained: Trained
+) -> Product:
     import pandas as pd
 
-    save_network(work.folder / "model", replace(facts), weights)
+    save_network(work.folder / "model", facts, weights)
     losses = trained.losses.double().numpy()
     table = pd.DataFrame({"step": range(1, len(losses) + 1), "loss": losses})
     table.to_parquet(work.folder / "losses.parquet")
@@ -126,5 +130,13 @@ def _product(work: Work, job: _Job, facts: NetworkFacts, weights: dict[str, Tens
         "losses.parquet": work.folder / "losses.parquet",
         "losses.png": work.folder / "losses.png",
     }
-    meta = {"network": job.kind, "steps": job.spec.steps, "parameters": sum(t.numel() for t in weights.values())}
-    return Product(files, meta, {"losses": table.assign(stage=job.stage)})
+    meta = {
+        "network": job.kind,
+        "steps": job.spec.steps,
+        "parameters": sum(t.numel() for t in weights.values()),
+        "condition": asdict(config.condition),
+        "diffusion": asdict(config.diffusion),
+    }
+    speed = (len(losses) - trained.resumed_at) / max(trained.seconds, 1e-9)
+    metrics = pd.DataFrame([{"group": "training", "metric": "steps per second", "value": speed}])
+    return Product(files, meta, {"losses": table.assign(stage=job.stage), "metrics": metrics})

@@ -48,6 +48,8 @@ class Extractor:
         grey = torch.from_numpy(np.ascontiguousarray(slices, dtype=np.float32))[:, None].to(self.device)
         grey = interpolate(grey, size=(self.side, self.side), mode="bilinear", antialias=True)
         colour = (grey * self.scale).repeat(1, 3, 1, 1) - grey.new_tensor(self.mean)[None, :, None, None]
+        # channels last halves the time of depthwise convolutions on a CPU
+        colour = colour.contiguous(memory_format=torch.channels_last)
         features: Slices = self.network(colour).float().cpu().numpy()
         return features
 
@@ -168,7 +170,8 @@ def load_lpips(weights: Path | None, device: str | torch.device = "cpu", *, down
 
 
 def _frozen(extractor: Extractor) -> Extractor:
-    extractor.network.eval().requires_grad_(requires_grad=False).to(extractor.device)
+    network = extractor.network.eval().requires_grad_(requires_grad=False)
+    network.to(extractor.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return extractor
 
 

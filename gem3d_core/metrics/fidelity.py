@@ -95,7 +95,7 @@ def plane_slices(volume: NDArray[np.generic], plane: Plane) -> NDArray[np.generi
 
 
 def feature_moments(
-    volumes: Iterable[tuple[Volume, Outline]], features: Features, batch: int = 32
+    volumes: Iterable[tuple[Volume, Outline]], features: Features, batch: int = 16
 ) -> dict[Plane, Moments]:
     """Feature moments of each plane over a stream of (volume, outline), both (Z, H, W).
 

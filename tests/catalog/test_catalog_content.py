@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_catalog import Ambiguous, Artifact, Catalog, CatalogError, Corrupt, Invalid, NotFound, Ref
@@ -26,6 +26,7 @@ def no_nesting(files: dict[str, bytes]) -> bool:
 
 
 @settings(max_examples=8, deadline=None)
+@example(files={}, meta={"\x85\u2028\n": "\x00"}, seed=0)  # what else than a newline can end a line of a log
 @given(
     files=st.dictionaries(LOGICAL, st.binary(max_size=40), max_size=4).filter(no_nesting),
     meta=st.dictionaries(st.text(), JSON, max_size=3),

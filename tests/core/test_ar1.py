@@ -5,20 +5,23 @@ known in closed form, so what is missing from 0.9 across a pin is the sampler's 
 """
 
 import math
+import sys
 from collections.abc import Callable
+from functools import lru_cache
+from itertools import pairwise
 
 import pytest
 import torch
+from torch import Tensor
+
 from gem3d_core.denoise import Denoise
 from gem3d_core.schedule import Schedule, make_schedule
 from gem3d_core.settings import DiffusionSpec, SampleSpec
 from gem3d_core.solvers import Pinned, nothing_pinned, solve
-from torch import Tensor
 
 N = 16
 RHO = 0.9
 SAMPLES = 12000
-PIN = torch.arange(N) == 0
 
 COSINE = DiffusionSpec()
 SCALED = DiffusionSpec(schedule="scaled_linear")
@@ -57,7 +60,8 @@ def gain(schedule: Schedule, t: int) -> Tensor:
     """G of E[x_0 | x_t] = G x_t along the slots: alpha S (alpha^2 S + sigma^2 I)^-1."""
     S, abar = covariance(), float(schedule.abar[t])
     noisy = abar * S + (1 - abar) * torch.eye(N, dtype=torch.float64)
-    return abar**0.5 * torch.linalg.solve(noisy, S)
+    posterior: Tensor = math.sqrt(abar) * torch.linalg.solve(noisy, S)
+    return posterior
 
 
 def exact_denoiser(schedule: Schedule) -> Denoise:
@@ -72,8 +76,10 @@ def stream(seed: int) -> Callable[[], Tensor]:
     return lambda: torch.randn(N, SAMPLES, 1, 1, generator=rng)
 
 
-def draw_pinned(process: DiffusionSpec, spec: SampleSpec, pin: Tensor) -> Tensor:
-    """Windows (N, SAMPLES) whose pinned slot is a true slice."""
+@lru_cache
+def draw_pinned(process: DiffusionSpec, spec: SampleSpec, slot: int = 0) -> Tensor:
+    """Windows (N, SAMPLES) in which one slot is pinned to a true slice."""
+    pin = torch.arange(N) == slot
     schedule, noise = make_schedule(process), stream(seed=1)
     clean = noise()
     return solve(exact_denoiser(schedule), noise(), schedule, spec, noise, Pinned(clean, pin))[..., 0, 0]
@@ -87,21 +93,21 @@ def correlation(drawn: Tensor, a: int, b: int) -> float:
 def test_correlation_across_the_pin(
     process: DiffusionSpec, spec: SampleSpec, expected: float, record_property: Callable[[str, object], None]
 ) -> None:
-    found = correlation(draw_pinned(process, spec, PIN), 0, 1)
+    found = correlation(draw_pinned(process, spec), 0, 1)
     record_property(f"correlation across the pin, {describe(process)}, {describe(spec)}", round(found, 3))
-    print(f"{describe(process)} {describe(spec)}: {found:.3f}")
+    sys.stdout.write(f"{describe(process)} {describe(spec)}: {found:.3f}\n")
     assert found == pytest.approx(expected, abs=0.035)
 
 
 def test_resampling_conditions_where_a_single_pass_overwrites() -> None:
-    single = correlation(draw_pinned(SCALED, ANCESTRAL, PIN), 0, 1)
-    resampled = correlation(draw_pinned(SCALED, RESAMPLED, PIN), 0, 1)
+    single = correlation(draw_pinned(SCALED, ANCESTRAL), 0, 1)
+    resampled = correlation(draw_pinned(SCALED, RESAMPLED), 0, 1)
     assert single < 0.7
     assert resampled >= 0.85
 
 
 def test_a_pin_at_the_far_end_conditions_as_much() -> None:
-    drawn = draw_pinned(COSINE, DDIM, PIN.flip(0))
+    drawn = draw_pinned(COSINE, DDIM, N - 1)
     assert correlation(drawn, N - 1, N - 2) == pytest.approx(0.44, abs=0.035)
 
 
@@ -109,7 +115,7 @@ def exact_correlation(schedule: Schedule, spec: SampleSpec) -> float:
     """The same number without a sample: the covariance of (x, o_0) carried through every linear step of DDIM."""
     state = torch.eye(N + 1, dtype=torch.float64)  # slots, then the true slice that slot 0 is pinned to
     times = [*schedule.timesteps(spec.steps), -1]
-    for t, s in zip(times, times[1:], strict=False):
+    for t, s in pairwise(times):
         abar_t, abar_s = float(schedule.abar[t]), 1.0 if s < 0 else float(schedule.abar[s])
         for attempt in range(spec.resample):
             pin = torch.eye(N + 1, dtype=torch.float64)
@@ -139,12 +145,10 @@ def exact_correlation(schedule: Schedule, spec: SampleSpec) -> float:
 
 @pytest.mark.parametrize("process", [COSINE, SCALED], ids=describe)
 @pytest.mark.parametrize("spec", [DDIM, ANCESTRAL, RESAMPLED], ids=describe)
-def test_the_sampled_correlation_is_the_one_that_linear_algebra_gives(
-    process: DiffusionSpec, spec: SampleSpec
-) -> None:
+def test_the_sampled_correlation_is_the_one_that_linear_algebra_gives(process: DiffusionSpec, spec: SampleSpec) -> None:
     exact = exact_correlation(make_schedule(process), spec)
     standard_error = (1 - exact**2) / SAMPLES**0.5
-    assert correlation(draw_pinned(process, spec, PIN), 0, 1) == pytest.approx(exact, abs=4 * standard_error)
+    assert correlation(draw_pinned(process, spec), 0, 1) == pytest.approx(exact, abs=4 * standard_error)
 
 
 @pytest.mark.parametrize("spec", EVERY, ids=describe)
@@ -154,6 +158,7 @@ def test_without_a_pin_the_volume_has_its_own_covariance(spec: SampleSpec) -> No
     x = noise()
     drawn = solve(exact_denoiser(schedule), x, schedule, spec, noise, nothing_pinned(x))[..., 0, 0]
     found = (drawn @ drawn.T / SAMPLES).double()
-    coarse = spec.steps < 200
-    torch.testing.assert_close(found, covariance(), atol=0.2 if coarse else 0.06, rtol=0)
-    assert correlation(drawn, 0, 1) == pytest.approx(RHO, abs=0.05 if coarse else 0.015)
+    # 20 ancestral steps lose a quarter of the variance, by their coarseness and not by resampling
+    coarse = {DPM: 0.2, RESAMPLED: 0.3}.get(spec, 0.06)
+    torch.testing.assert_close(found, covariance(), atol=coarse, rtol=0)
+    assert correlation(drawn, 0, 1) == pytest.approx(RHO, abs=0.05 if spec.steps < 200 else 0.015)

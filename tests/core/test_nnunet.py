@@ -269,12 +269,13 @@ def kill_in_the_second_epoch(done: int, total: int) -> None:
 
 
 @pytest.mark.slow
-def test_plan_train_kill_resume_and_predict(tmp_path: Path) -> None:
+def test_plan_train_kill_resume_and_predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not HIPPOCAMPUS.is_dir():
         pytest.skip("Task04_Hippocampus is not on this machine")
     import torch
 
-    work, whole = tmp_path / "killed", tmp_path / "whole"
+    monkeypatch.chdir(tmp_path)
+    work, whole = Path("killed"), Path("whole")  # relative: nnU-Net runs in another folder
     write_raw(work / "raw", 501, "Hippocampus", hippocampus(6), labels=LABELS, channel_name="MRI")
     plans = plan(work, 501)
     assert plans.configuration == "3d_fullres"
@@ -294,8 +295,8 @@ def test_plan_train_kill_resume_and_predict(tmp_path: Path) -> None:
     )
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in theirs)
 
-    images = write_images(tmp_path / "images", hippocampus(2), "MRI")
-    predicted = predict_arm(work, resumed, images, tmp_path / "out", TINY)
+    images = write_images(Path("images"), hippocampus(2), "MRI")
+    predicted = predict_arm(work, resumed, images, Path("out"), TINY)
     for case in hippocampus(2):
         labels = read_prediction(predicted[case.case], case.affine)
         assert labels.shape == case.image.shape
@@ -304,7 +305,7 @@ def test_plan_train_kill_resume_and_predict(tmp_path: Path) -> None:
     finished = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.*") if file.is_file()}
     plan(work, 501)
     train_arm(work, 501, plans, TINY)
-    predict_arm(work, resumed, images, tmp_path / "out", TINY)
+    predict_arm(work, resumed, images, Path("out"), TINY)
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.*") if file.is_file()} == finished
 
 

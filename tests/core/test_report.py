@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from gem3d_core.errors import BadInput
-from gem3d_core.metrics.fidelity import Fid
+from gem3d_core.metrics.fidelity import PLANES, Fid, Plane
 from gem3d_core.metrics.intervals import Interval
 from gem3d_core.metrics.overlap import CaseOverlap, Overlap
 from gem3d_core.pictures import PictureRow, comparison, distance_histogram, loss_curve
 from gem3d_core.report import Column, Missing, Report, Stage, Table, print_cell, write_report
-from gem3d_core.report_tables import continuity_table, downstream_table, fidelity_table, privacy_table
+from gem3d_core.report_tables import continuity_table, downstream_table, fid_table, paired_table, privacy_table
 
 VOID = {"meta", "img", "br", "link", "input"}
 
@@ -56,14 +56,11 @@ def case(dice: float, hd95: float) -> CaseOverlap:
 
 
 def tables() -> tuple[Table, ...]:
-    fids = {plane: Fid(12.345, 100, 90) for plane in ("axial", "coronal", "sagittal")}
+    fids: dict[Plane, Fid] = {plane: Fid(12.347, 100, 90) for plane in PLANES}
     no_test = Missing("one case leaves no test split")
     return (
-        fidelity_table(
-            {"1x": fids, "2x": Missing("not asked for")},  # type: ignore[dict-item]
-            {"test, paired": ([0.8, 0.9, 0.7], Missing("no LPIPS trunk"))},
-            extractor="EfficientNet-Lite0",
-        ),
+        fid_table({"1x": fids, "2x": Missing("not asked for")}, extractor="EfficientNet-Lite0"),
+        paired_table({"test": ([0.8, 0.9, 0.7], Missing("no LPIPS trunk"))}),
         continuity_table({"1x": ([1.1, None, 0.9], {"axial": [1.0, 1.2], "coronal": [0.9], "sagittal": [None]})}),
         downstream_table({"true": [case(0.8, 1.5), case(0.9, 1.2)], "1x": [case(0.7, 2.0)] * 2, "3x": no_test}),
         privacy_table([0.4, 0.5, 0.45], no_test, training=160),
@@ -115,7 +112,7 @@ def test_markdown_tables_are_whole_and_pictures_lie_beside(report: Report, tmp_p
         assert (tmp_path / "out" / address.replace("%20", " ")).is_file()
     assert len(re.findall(r"!\[", text)) == 2
     blocks = re.findall(r"(?:^\|.*\|$\n?)+", text, flags=re.MULTILINE)
-    assert len(blocks) == 3 + 4 + 1
+    assert len(blocks) == 3 + 5 + 1
     for block in blocks:
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.strip().splitlines()}
         assert len(widths) == 1
@@ -129,7 +126,7 @@ def test_what_is_missing_is_said_with_its_reason(report: Report, tmp_path: Path,
     for reason in (
         "one arm only",
         "one case leaves no test split",
-        "every volume" if False else "the real volumes do not change along this axis",
+        "the real volumes do not change along this axis",
         "no LPIPS trunk",
         "the value is nan",
         "the AlexNet trunk was not found",
@@ -144,20 +141,21 @@ def test_captions_say_n_units_and_directions(report: Report, tmp_path: Path) -> 
         text = path.read_text().replace("\\", "")
         for heading in ("Dice [%] ↑", "HD95 [mm] ↓", "FID axial ↓", "MS-SSIM ↑", "border → 1", "mean distance [RMSE]"):
             assert heading in text
-        for n in ("true: 2, 1x: 2", "1x: 90", "synthetic: 3; training volumes: 160"):
+        for n in ("true: 2, 1x: 2", "test: 3", "synthetic: 3; training volumes: 160"):
             assert n in text
 
 
 def test_numbers_are_those_that_were_measured() -> None:
-    fidelity, continuity, downstream, privacy = (table.printed for table in tables())
-    assert fidelity[0][1] == "12.35"
-    assert fidelity[0][4].startswith("not available")
-    assert fidelity[2][4].startswith("0.800 [0.7")
+    fid, paired, continuity, downstream, privacy = (table.printed for table in tables())
+    assert fid[0] == ["1x", "12.35", "12.35", "12.35", "90 / 100, 90 / 100, 90 / 100"]
+    assert fid[1][4] == "not available: not asked for"
+    assert paired[0][1].startswith("0.800 [0.7")
+    assert paired[0][2] == "not available: no LPIPS trunk"
     assert continuity[0][1].startswith("1.000 [0.9")
     assert continuity[0][3] == "0.900 (one case: no interval)"
     assert downstream[0][:2] == ["true", "anterior"]
     assert downstream[0][2].startswith("85.00 [80.00, 90.00]")
-    assert downstream[1][1] == "mean"
+    assert downstream[1][1] == "mean of labels"
     assert privacy[0][2] == "0.400"
 
 

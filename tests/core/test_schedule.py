@@ -1,15 +1,17 @@
 """The forward process: its ends, its round trips, its weights and the timesteps that samplers visit."""
 
+from itertools import pairwise
 from typing import Literal
 
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from gem3d_core.schedule import Schedule, make_schedule
-from gem3d_core.settings import DiffusionSpec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+
+from gem3d_core.schedule import Schedule, make_schedule
+from gem3d_core.settings import DiffusionSpec
 
 COSINE = DiffusionSpec()
 PAPER = DiffusionSpec(schedule="scaled_linear", prediction="epsilon", weighting="uniform", spacing="leading")
@@ -40,7 +42,7 @@ def test_variance_is_preserved_and_index_minus_one_is_clean(spec: DiffusionSpec)
     schedule = make_schedule(spec)
     t = torch.arange(-1, 1000)
     torch.testing.assert_close(schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2, torch.ones(1001))
-    assert (schedule.alpha(t)[0], schedule.sigma(t)[0]) == (1, 0)
+    assert (float(schedule.alpha(t)[0]), float(schedule.sigma(t)[0])) == (1, 0)
     x0, _, x_t = noised(schedule, torch.tensor([-1, -1]))
     assert torch.equal(x_t, x0)
 
@@ -124,7 +126,7 @@ def test_timesteps_descend_within_the_process(T: int, data: st.DataObject, spaci
     spec = DiffusionSpec(T=T, schedule="scaled_linear", spacing="leading" if spacing == "leading" else "trailing")
     times = Schedule(spec, torch.ones(T)).timesteps(steps)
     assert len(times) == steps
-    assert all(a > b for a, b in zip(times, times[1:], strict=False))
+    assert all(a > b for a, b in pairwise(times))
     assert times[-1] >= 0
     assert times[0] < T
     if spacing == "trailing":

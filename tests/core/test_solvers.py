@@ -5,10 +5,11 @@ from typing import Literal
 import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from torch import Tensor
+
 from gem3d_core.schedule import Schedule, make_schedule
 from gem3d_core.settings import DiffusionSpec, SampleSpec
 from gem3d_core.solvers import Pinned, ddim_step, dpm_step, nothing_pinned, pin, renoise, solve
-from torch import Tensor
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.0120, "beta_schedule": "scaled_linear"}
 SCALED = DiffusionSpec(schedule="scaled_linear", spacing="trailing")

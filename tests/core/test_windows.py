@@ -4,10 +4,11 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
-from gem3d_core.sampling import count_windows
-from gem3d_core.windows import Window, plan_windows, start_slice
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from gem3d_core.sampling import count_windows
+from gem3d_core.windows import Window, plan_windows, start_slice, window_borders
 
 
 class Case(NamedTuple):
@@ -171,3 +172,18 @@ def test_start_positions_outside_the_unit_interval_are_refused(p: float) -> None
 
 def test_count_windows_sums_the_plans() -> None:
     assert count_windows([5, 16, 17, 155], 16, 1) == 1 + 1 + 2 + 12
+
+
+@settings(max_examples=200, deadline=None)
+@given(cases())
+def test_borders_are_where_the_writer_changes(case: Case) -> None:
+    plan = plan_windows(*case)
+    borders = window_borders(plan, case.Z)
+    assert len(borders) == len(plan) - 1
+    for k in range(case.Z - 1):
+        together = any({k, k + 1} <= written(w) for w in plan)
+        assert (k in borders) is not together
+
+
+def test_borders_of_the_plan_worked_out_by_hand() -> None:
+    assert window_borders(plan_windows(12, 5, 2, 6), 12) == (2, 5, 10)

@@ -1,0 +1,214 @@
+"""The command line `gem3d`. Everything heavy is imported by the command that needs it."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from gem3d_core.errors import BadInput, Gem3dError
+
+if TYPE_CHECKING:
+    from flows.ledger import Summary
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Re-sample 3D medical segmentation datasets with mask- and slice-conditioned latent diffusion (GEM-3D).",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, nothing else there.")]
+CatalogOption = Annotated[
+    str | None, typer.Option("--catalog", help="Folder or s3:// address [GEM3D_CATALOG, else ./catalog].")
+]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Such as resample.steps=10.")]
+NoCache = Annotated[bool, typer.Option("--no-cache", help="Make everything anew, whatever the catalog holds.")]
+
+
+def main() -> None:
+    """Run the command line; exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on from what is finished", INTERRUPTED)
+    except Gem3dError as error:
+        _fail(str(error), _code(error))
+    except RuntimeError as error:
+        # the catalog has errors of its own, because it may not import the core
+        if type(error).__module__ != "data_catalog.errors":
+            raise
+        _fail(str(error), BAD_INPUT)
+
+
+def _code(error: Gem3dError) -> int:
+    if isinstance(error, BadInput):
+        return BAD_INPUT
+    return INTERRUPTED if type(error).__name__ == "Interrupted" else FAILED
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    sys.stderr.write(f"gem3d: {message}\n")
+    sys.exit(code)
+
+
+@app.command(epilog="Example: gem3d check ../data/Task04_Hippocampus")
+def check(
+    dataset: Path,
+    channel: Annotated[str | None, typer.Option(help="Name or index of the image channel.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Faults of a dataset, one line each; exit code 2 if there are any."""
+    from dataclasses import asdict
+
+    from gem3d_core.check import check_dataset
+    from gem3d_core.dataset import open_dataset
+
+    opened = open_dataset(dataset, channel=channel)
+    facts, faults = check_dataset(opened)
+    if as_json:
+        _print_json({"ok": not faults, "cases": len(facts), "faults": [asdict(fault) for fault in faults]})
+    else:
+        for fault in faults:
+            typer.echo(str(fault))
+        typer.echo(f"{opened.root}: {len(facts)} sound case(s), {len(faults)} fault(s)")
+    if faults:
+        raise typer.Exit(BAD_INPUT)
+
+
+@app.command(epilog="Example: gem3d enhance ../data/Task04_Hippocampus --profile hippocampus-cpu --factor 3")
+def enhance(
+    dataset: str,
+    profile: Annotated[
+        str | None, typer.Option("--profile", "-p", help="[GEM3D_PROFILE, else hippocampus-cpu]")
+    ] = None,
+    factor: Annotated[int | None, typer.Option(min=1, help="Datasets at 1x ... FACTORx.")] = None,
+    overrides: Overrides = None,
+    catalog: CatalogOption = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of all draws after training.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name in the catalog.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Folder of weights that others trained [GEM3D_WEIGHTS].")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without faulty cases.")] = False,
+    no_cache: NoCache = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make an enhanced dataset: check, prepare, train, re-sample, publish, evaluate."""
+    from configs import parse_overrides
+
+    given = parse_overrides(overrides or []) | ({"runtime.weights": str(weights.absolute())} if weights else {})
+    values = {
+        "dataset": dataset,
+        "profile": profile,
+        "factor": factor,
+        "overrides": given,
+        "catalog": catalog,
+        "seed": seed,
+        "name": name,
+        "until": until,
+        "skip_bad": skip_bad,
+        "use_cache": not no_cache,
+    }
+    if dry_run:
+        _dry_run(values, as_json=as_json)
+        return
+
+    def start() -> "Summary":
+        from flows.enhance import enhance_dataset
+
+        return enhance_dataset(_enhance_parameters(values))
+
+    _run(start, as_json=as_json)
+
+
+def _enhance_parameters(values: dict[str, object]) -> "EnhanceParameters":
+    from pydantic import ValidationError
+
+    from flows.parameters import EnhanceParameters
+
+    try:
+        return EnhanceParameters.model_validate(values)
+    except ValidationError as error:
+        listed = "; ".join(f"--{e['loc'][0]} {e['input']!r}: {e['msg']}" for e in error.errors())
+        raise BadInput(listed) from error
+
+
+def _dry_run(values: dict[str, object], *, as_json: bool) -> None:
+    from flows.forecast import forecast
+
+    told = forecast(_enhance_parameters(values))
+    if as_json:
+        _print_json(told.model_dump())
+    else:
+        typer.echo(told.text())
+
+
+@app.command(epilog="Example: gem3d resample model/Hippocampus-volume --factor 1 --seed 7")
+def resample(
+    model: str,
+    factor: Annotated[int, typer.Option(min=1, help="Datasets at 1x ... FACTORx.")] = 1,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of all draws; today's date when left out.")] = None,
+    catalog: CatalogOption = None,
+    no_cache: NoCache = False,
+    as_json: Json = False,
+) -> None:
+    """New volumes from a trained volume model: a new version of the same datasets."""
+
+    def start() -> "Summary":
+        from flows.resample import ResampleParameters, resample_dataset
+
+        parameters = ResampleParameters(model=model, catalog=catalog, factor=factor, seed=seed, use_cache=not no_cache)
+        return resample_dataset(parameters)
+
+    _run(start, as_json=as_json)
+
+
+@app.command(epilog="Example: gem3d phantoms ./phantoms --cases 12")
+def phantoms(
+    folder: Path,
+    cases: Annotated[int, typer.Option(min=1)] = 12,
+    size: Annotated[int, typer.Option(min=16, help="In-plane voxels of a case, about.")] = 48,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Write a small cohort of brain-like phantoms as an nnU-Net raw dataset."""
+    from gem3d_core.phantoms import write_cohort
+
+    typer.echo(str(write_cohort(folder, cases=cases, size=size, seed=seed)))
+
+
+def _run(start: "Callable[[], Summary]", *, as_json: bool) -> None:
+    """Run a flow in this process, on Prefect's own temporary server, and print what it made."""
+    from flows.environment import prepare_environment, quieten
+
+    prepare_environment()
+    quieten()
+    summary = start()
+    if as_json:
+        _print_json(summary.model_dump())
+    else:
+        from flows.telling import tell
+
+        typer.echo(tell(summary))
+
+
+def _print_json(document: object) -> None:
+    sys.stdout.write(json.dumps(document, indent=1) + "\n")
+
+
+def _register() -> None:
+    from flows.catalog_cli import catalog_app
+    from flows.fetch_cli import fetch
+
+    app.add_typer(catalog_app, name="catalog")
+    app.command(epilog="Example: gem3d fetch hippocampus --to ../data")(fetch)
+
+
+_register()
+
+if TYPE_CHECKING:
+    from flows.parameters import EnhanceParameters

@@ -1,0 +1,29 @@
+"""`gem3d fetch`: public datasets, resumable and checked."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gem3d_core.errors import BadInput
+
+
+def fetch(
+    name: str,
+    to: Annotated[Path, typer.Option(help="Folder that the dataset is unpacked into.")] = Path("data"),
+    url: Annotated[
+        str | None, typer.Option(help="Address to use instead of the configured one [GEM3D_FETCH_URL].")
+    ] = None,
+) -> None:
+    """Download and unpack a public dataset; an interrupted download goes on where it stopped."""
+    from configs.sources import source
+    from gem3d_core.fetch import extract
+    from gem3d_core.fetch import fetch as download
+
+    known = source(name)
+    address = url or os.environ.get("GEM3D_FETCH_URL") or known.url
+    if not address:
+        raise BadInput(f"no address for {name!r}: give --url")
+    archive = download(address, known.sha256, to / Path(address).name)
+    typer.echo(str(extract(archive, to)))

@@ -1,0 +1,173 @@
+"""The frozen first stage: orthonormal, lossless, deterministic, and the same again from its folder."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from gem3d_core.codec import KL, Haar, fit_codec, fit_haar, haar, inverse_haar, load_codec, open_kl, psnr
+from gem3d_core.errors import BadInput, NotAvailable
+from gem3d_core.kl_training import train_kl
+from gem3d_core.settings import CodecSpec
+
+TINY = CodecSpec(kind="kl", weights="train", train_steps=3, base_channels=8)
+
+
+def phantoms(count: int = 6, H: int = 16, W: int = 24, seed: int = 0) -> Tensor:
+    """Smooth slices in [-1, 1]: a bright disc of varying size on a ramp, with a little noise."""
+    rng = torch.Generator().manual_seed(seed)
+    y, x = torch.meshgrid(torch.linspace(-1, 1, H), torch.linspace(-1, 1, W), indexing="ij")
+    radius = 0.3 + 0.4 * torch.rand(count, 1, 1, generator=rng)
+    disc = (x**2 + y**2).sqrt() < radius
+    noise = 0.02 * torch.randn(count, H, W, generator=rng)
+    return (0.8 * disc - 0.5 + 0.2 * x + noise).clamp(-1, 1)
+
+
+@st.composite
+def wavelet_inputs(draw: st.DrawFn) -> tuple[Tensor, int]:
+    levels = draw(st.integers(1, 3))
+    sides = st.integers(1, 4).map(lambda k: k * 2**levels)
+    shape = (draw(st.integers(1, 3)), 1, draw(sides), draw(sides))
+    rng = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    return draw(st.sampled_from([1e-3, 1.0, 1e3])) * torch.randn(shape, generator=rng), levels
+
+
+@settings(max_examples=80, deadline=None)
+@given(wavelet_inputs())
+def test_haar_keeps_energy_and_loses_nothing(drawn: tuple[Tensor, int]) -> None:
+    x, levels = drawn
+    z = haar(x, levels)
+    assert z.shape == (len(x), 4**levels, x.shape[2] // 2**levels, x.shape[3] // 2**levels)
+    torch.testing.assert_close(z.double().square().sum(), x.double().square().sum(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(inverse_haar(z, levels), x, rtol=1e-5, atol=1e-5 * float(x.abs().max()))
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_haar_is_an_orthonormal_matrix(levels: int) -> None:
+    side = 2**levels
+    basis = torch.eye(side * side).reshape(-1, 1, side, side)
+    matrix = haar(basis, levels).flatten(1)
+    torch.testing.assert_close(matrix @ matrix.T, torch.eye(side * side), atol=1e-6, rtol=0)
+
+
+def test_haar_keeps_cells_where_they_lie() -> None:
+    """Latent cell (i, j) depends on the pixels below it alone, and channel 0 is their mean up to a factor."""
+    x = torch.zeros(1, 1, 8, 8)
+    x[..., 4:, :4] = 3
+    z = haar(x, 2)
+    expected = torch.tensor([[0.0, 0.0], [12.0, 0.0]])
+    assert torch.equal(z[0, 0], expected)
+    assert torch.equal(z[0, 1:], torch.zeros(15, 2, 2))
+
+
+def test_a_side_that_cannot_be_halved_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"slice size \(12, 16\) cannot be halved 3 times.*multiple of 8"):
+        haar(torch.zeros(1, 1, 12, 16), 3)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_haar_codec_round_trips_slices_and_folders(levels: int, tmp_path: Path) -> None:
+    slices = phantoms(H=24, W=16)
+    codec = fit_haar(CodecSpec(levels=levels), slices)
+    z = codec.encode(slices)
+    assert (codec.channels, codec.factor) == (4**levels, 2**levels)
+    assert z.shape == (6, codec.channels, 24 // codec.factor, 16 // codec.factor)
+    torch.testing.assert_close(codec.decode(z), slices, atol=1e-5, rtol=0)
+
+    codec.save(tmp_path / "codec")
+    again = load_codec(tmp_path / "codec")
+    assert isinstance(again, Haar)
+    assert torch.equal(again.encode(slices), z)
+    assert torch.equal(again.decode(z), codec.decode(z))
+
+
+def test_haar_latents_have_the_square_root_of_their_spread() -> None:
+    slices = phantoms(count=40)
+    spread = haar(slices[:, None], 2).std(dim=(0, 2, 3))
+    z = fit_haar(CodecSpec(levels=2), slices).encode(slices)
+    torch.testing.assert_close(z.mean(dim=(0, 2, 3)), torch.zeros(16), atol=1e-4, rtol=0)
+    torch.testing.assert_close(z.std(dim=(0, 2, 3)), (spread / spread.max()).sqrt(), rtol=1e-3, atol=0)
+
+
+def test_slices_without_contrast_encode_to_finite_latents() -> None:
+    blank = torch.full((4, 8, 8), -1.0)
+    codec = fit_haar(CodecSpec(levels=2), blank)
+    assert bool(codec.encode(phantoms(2, 8, 8)).isfinite().all())
+    torch.testing.assert_close(codec.decode(codec.encode(blank)), blank, atol=1e-5, rtol=0)
+
+
+def test_fit_codec_builds_what_the_specification_asks_for() -> None:
+    slices = phantoms()
+    assert isinstance(fit_codec(CodecSpec(levels=1), slices, seed=0), Haar)
+    assert isinstance(fit_codec(TINY, slices, seed=0), KL)
+
+
+def test_trained_kl_encodes_the_mean_and_round_trips_through_its_folder(tmp_path: Path) -> None:
+    slices = phantoms(20)
+    codec = train_kl(TINY, slices, seed=5)
+    z = codec.encode(slices)
+    assert (codec.channels, codec.factor, z.shape) == (4, 8, (20, 4, 2, 3))
+    torch.manual_seed(1)
+    assert torch.equal(codec.encode(slices), z)  # the mean: no draw
+    assert float(z.std()) == pytest.approx(1, rel=1e-3)
+    decoded = codec.decode(z)
+    assert decoded.shape == slices.shape
+    assert not any(p.requires_grad for p in codec.model.parameters())
+
+    codec.save(tmp_path / "codec")
+    for again in (load_codec(tmp_path / "codec"), open_kl(str(tmp_path / "codec"))):
+        torch.testing.assert_close(again.encode(slices), z, atol=1e-6, rtol=0)
+        torch.testing.assert_close(again.decode(z), decoded, atol=1e-6, rtol=0)
+
+
+def test_kl_does_not_depend_on_its_batch() -> None:
+    slices = phantoms(5)
+    codec = train_kl(TINY, slices, seed=0)
+    whole = codec.encode(slices)
+    codec.batch = 2
+    torch.testing.assert_close(codec.encode(slices), whole, atol=1e-5, rtol=0)
+
+
+def test_kl_training_repeats_itself_and_lowers_the_error() -> None:
+    slices = phantoms(20)
+    first, second = train_kl(TINY, slices, seed=5), train_kl(TINY, slices, seed=5)
+    assert first.scale == second.scale
+    assert torch.equal(first.encode(slices), second.encode(slices))
+    longer = train_kl(CodecSpec(kind="kl", train_steps=25, base_channels=8), slices, seed=5)
+
+    def error(codec: KL) -> float:
+        return float((codec.decode(codec.encode(slices)) - slices).abs().mean())
+
+    assert error(longer) < 0.8 * error(first)
+
+
+def test_a_kl_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(NotAvailable, match=r"^codec.weights='.*no-such-folder.*config\.json.*codec\.kind=haar$"):
+        open_kl(str(tmp_path / "no-such-folder"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NotAvailable, match="empty"):
+        open_kl(str(tmp_path / "empty"))
+
+
+def test_an_unfinished_kl_folder_is_not_available(tmp_path: Path) -> None:
+    train_kl(TINY, phantoms(), seed=0).save(tmp_path)
+    next(tmp_path.glob("*.safetensors")).unlink()
+    assert json.loads((tmp_path / "codec.json").read_text())["kind"] == "kl"
+    with pytest.raises(NotAvailable):
+        open_kl(str(tmp_path))
+
+
+@pytest.mark.parametrize("error", [0.5, 0.01])
+def test_psnr_of_a_constant_error_in_closed_form(error: float) -> None:
+    slices = torch.zeros(2, 8, 8)
+    assert psnr(slices, slices + error) == pytest.approx(20 * math.log10(2 / error), abs=1e-3)
+
+
+def test_psnr_clamps_the_reconstruction_and_bounds_the_lossless() -> None:
+    slices = torch.ones(2, 8, 8)
+    assert psnr(slices, slices + 5) == psnr(slices, slices) == pytest.approx(10 * math.log10(4 / 1e-20))

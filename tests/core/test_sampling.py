@@ -1,0 +1,195 @@
+"""Re-sampling whole volumes: the same alone as in company, seeded, finite, of any depth."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gem3d_core.networks import VolumeNetwork, position_network, slice_network
+from gem3d_core.sampling import VolumeRequest, count_windows, sample_slices, sample_volumes
+from gem3d_core.schedule import make_schedule
+from gem3d_core.settings import DiffusionSpec, SampleSpec, UNetSpec
+from gem3d_core.windows import plan_windows
+
+UNET = UNetSpec(base_channels=8, multipliers=(1, 2), blocks=1, attention_at=(2,), head_channels=8, norm_groups=4)
+C, M, H, W, N = 2, 2, 4, 4, 6
+CPU = torch.device("cpu")
+SCHEDULE = make_schedule(DiffusionSpec())
+FAST = SampleSpec(solver="dpm++", steps=4, overlap=2, batch=8)
+SPECS = [
+    FAST,
+    SampleSpec(solver="ddim", steps=4, eta=1.0, overlap=1, batch=8),
+    SampleSpec(solver="ddim", steps=3, eta=1.0, resample=3, overlap=3, batch=8),
+]
+
+
+@lru_cache(maxsize=1)
+def network() -> VolumeNetwork:
+    """A volume network with random weights everywhere, so that slices do influence each other."""
+    torch.manual_seed(0)
+    volume = VolumeNetwork(slice_network(UNET, 2 * C + M, C, offset=True), UNET, N)
+    for p in volume.volumetric_parameters().values():
+        p.data += 0.05 * torch.randn(p.shape)
+    for module in volume.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.data *= 1.5
+    return volume.requires_grad_(requires_grad=False).eval()
+
+
+def request(name: str, Z: int, start: int, seed: int) -> VolumeRequest:
+    rng = torch.Generator().manual_seed(Z)
+    return VolumeRequest(name, torch.rand(Z, M, H, W, generator=rng), torch.randn(C, H, W, generator=rng), start, seed)
+
+
+REQUESTS = [
+    request("deep", 15, 7, seed=1),
+    request("start at the end", 11, 10, seed=2),
+    request("as deep as a window", N, 2, seed=3),
+    request("short", 3, 1, seed=4),
+    request("one slice", 1, 0, seed=5),
+    request("start at the first slice", 9, 0, seed=6),
+]
+
+
+def sample(requests: list[VolumeRequest], spec: SampleSpec) -> dict[str, Tensor]:
+    return dict(sample_volumes(network(), requests, SCHEDULE, spec, N, CPU))
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s.solver}-eta{s.eta:g}-x{s.resample}")
+def test_a_volume_is_the_same_alone_as_in_any_batch(spec: SampleSpec) -> None:
+    together = sample(REQUESTS, spec)
+    few = sample(REQUESTS[::-1], replace(spec, batch=2))
+    assert set(together) == set(few) == {r.name for r in REQUESTS}
+    for r in REQUESTS:
+        alone = sample([r], replace(spec, batch=1))[r.name]
+        torch.testing.assert_close(together[r.name], alone, atol=1e-4, rtol=0)
+        torch.testing.assert_close(few[r.name], alone, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s.solver}-eta{s.eta:g}-x{s.resample}")
+def test_every_slice_is_drawn_and_finite(spec: SampleSpec) -> None:
+    drawn = sample(REQUESTS, spec)
+    for r in REQUESTS:
+        volume = drawn[r.name]
+        assert volume.shape == (len(r.condition), C, H, W)
+        assert volume.dtype == torch.float32
+        assert bool(volume.isfinite().all())
+        assert bool((volume.abs().amax(dim=(1, 2, 3)) > 1e-3).all()), "a slice that was never written is zero"
+
+
+def test_the_seed_decides() -> None:
+    r = REQUESTS[0]
+    first, again, other = (sample([replace(r, seed=s)], FAST)[r.name] for s in (7, 7, 8))
+    assert torch.equal(first, again)
+    assert bool(((first - other).abs().amax(dim=(1, 2, 3)) > 1e-2).all())
+
+
+def test_informed_slice_mask_and_start_all_matter() -> None:
+    r = REQUESTS[0]
+    base = sample([r], FAST)[r.name]
+    variants = [
+        replace(r, informed=-r.informed),
+        replace(r, condition=1 - r.condition),
+        replace(r, start=r.start + 1),
+    ]
+    for variant in variants:
+        assert float((sample([variant], FAST)[r.name] - base).abs().max()) > 1e-2
+
+
+def test_slices_past_the_end_do_not_depend_on_what_is_dropped() -> None:
+    """A volume shorter than a window is drawn as its own padding by the last slice."""
+    short = request("short", 4, 1, seed=9)
+    padded = replace(short, condition=torch.cat([short.condition, short.condition[-1:].expand(2, -1, -1, -1)]))
+    assert torch.equal(sample([short], FAST)["short"], sample([padded], FAST)["short"][:4])
+
+
+def test_known_slots_are_given_to_the_network_as_their_finished_slices() -> None:
+    """The informed slice of a later window is the finished slice at its edge, at the offset the plan says."""
+    r = REQUESTS[0]
+    calls: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def record(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        x, t = args
+        calls.append((x.clone(), t.clone(), kwargs["class_labels"].clone()))
+
+    handle = network().register_forward_pre_hook(record, with_kwargs=True)
+    try:
+        drawn = sample([r], replace(FAST, batch=1))[r.name]
+    finally:
+        handle.remove()
+
+    plan = plan_windows(15, N, FAST.overlap, r.start)
+    first_calls = calls[:: FAST.steps]
+    assert len(first_calls) == len(plan)
+    starts = torch.stack([x[:, :C] for x, _, _ in first_calls]).flatten(1)  # at t = 999 there is noise alone
+    assert float((torch.corrcoef(starts) - torch.eye(len(plan))).abs().max()) < 0.6, "windows share their noise"
+    by_offsets = {(tuple(w.offsets()), w.start): w for w in plan}
+    for x, t, labels in first_calls:
+        assert t.tolist() == [999] * N
+        matches = [
+            w
+            for w in by_offsets.values()
+            if torch.equal(labels, torch.tensor(w.offsets(), dtype=torch.float32))
+            and torch.equal(x[:, C : C + M], r.condition[w.start : w.start + N])
+        ]
+        assert len(matches) == 1
+        window = matches[0]
+        expected = r.informed if window.after is None else drawn[window.informed]
+        assert torch.equal(x[:, C + M :], expected.expand(N, -1, -1, -1))
+
+
+def test_no_more_volumes_are_read_than_fit_the_batch() -> None:
+    taken: list[str] = []
+
+    def lazily() -> Iterator[VolumeRequest]:
+        for k in range(6):
+            taken.append(f"v{k}")
+            yield request(taken[-1], N, 0, seed=k)
+
+    stream = sample_volumes(network(), lazily(), SCHEDULE, replace(FAST, batch=2), N, CPU)
+    next(stream)
+    assert len(taken) <= 3
+    assert len(list(stream)) == 5
+    assert len(taken) == 6
+
+
+def test_progress_counts_every_window() -> None:
+    counted: list[int] = []
+    spec = replace(FAST, batch=3)
+    list(sample_volumes(network(), REQUESTS, SCHEDULE, spec, N, CPU, counted.append))
+    assert sum(counted) == sum(len(plan_windows(len(r.condition), N, 2, r.start)) for r in REQUESTS)
+    assert max(counted) <= 3
+
+
+def test_the_middle_start_estimates_the_windows() -> None:
+    assert count_windows([15, N, 1], N, 2) == len(plan_windows(15, N, 2, 7)) + 2
+
+
+def test_a_window_length_that_the_network_was_not_built_for_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"n=3 slices for a volume network of n=6"):
+        list(sample_volumes(network(), REQUESTS, SCHEDULE, FAST, 3, CPU))
+
+
+def test_a_slice_network_samples_volumes_too() -> None:
+    torch.manual_seed(1)
+    slices = slice_network(UNET, 2 * C + M, C, offset=False).requires_grad_(requires_grad=False).eval()
+    drawn = dict(sample_volumes(slices, REQUESTS[:2], SCHEDULE, FAST, N, CPU))
+    assert all(bool(v.isfinite().all()) for v in drawn.values())
+    assert len(drawn) == 2
+
+
+def test_generated_slices_do_not_depend_on_their_batch() -> None:
+    torch.manual_seed(2)
+    model = position_network(UNET, C).requires_grad_(requires_grad=False).eval()
+    positions, seeds = [0.0, 0.3, 0.3, 1.0, 0.5], [1, 2, 3, 4, 5]
+    spec = SampleSpec(solver="ddim", steps=4, eta=1.0, batch=4)
+    together = sample_slices(model, positions, seeds, (C, H, W), SCHEDULE, spec, CPU)
+    assert together.shape == (5, C, H, W)
+    assert bool(together.isfinite().all())
+    for k in range(5):
+        alone = sample_slices(model, positions[k : k + 1], seeds[k : k + 1], (C, H, W), SCHEDULE, spec, CPU)
+        torch.testing.assert_close(together[k], alone[0], atol=1e-4, rtol=0)
+    assert float((together[1] - together[2]).abs().max()) > 1e-2  # the same position, another seed

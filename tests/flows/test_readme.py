@@ -1,0 +1,68 @@
+"""What the documents tell a newcomer to type exists: targets, commands, options, deployments, profiles, files."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from configs import profile_names
+from flows.cli import app
+from flows.parameters import StageName
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/containers.md")]
+GROUP = get_command(app)
+
+
+def _commands(program: str) -> Iterator[list[str]]:
+    """Arguments of every call of a program in code blocks and inline code."""
+    for text in (document.read_text() for document in DOCUMENTS):
+        for code in re.findall(r"`{1,3}([^`]+)`{1,3}", text):
+            for line in code.splitlines():
+                if line.strip().startswith(f"{program} "):
+                    yield shlex.split(line, comments=True)[1:]
+
+
+@pytest.mark.parametrize("words", _commands("gem3d"), ids=" ".join)
+def test_commands_and_options_of_gem3d_exist(words: list[str]) -> None:
+    command: object = GROUP
+    rest = list(words)
+    while isinstance(command, TyperGroup) and rest and not rest[0].startswith("-"):
+        assert rest[0] in command.commands
+        command = command.commands[rest.pop(0)]
+    assert isinstance(command, TyperCommand | TyperGroup)
+    known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+    assert {word for word in rest if word.startswith("-")} <= known
+
+
+def test_targets_exist() -> None:
+    targets = set(re.findall(r"^(\w+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    told = {words[0] for words in _commands("make")}
+    assert {"demo", "test"} <= told <= targets
+    assert targets == {"help", "setup", "demo", "test", "check", "clean"}
+
+
+def test_deployments_exist() -> None:
+    known = {entry["name"] for entry in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
+    told = {words[2] for words in _commands("prefect") if words[:2] == ["deployment", "run"] and len(words) > 2}
+    assert told
+    assert told <= known | {f"{name}/{name}" for name in known}
+
+
+def test_stages_and_profiles_are_all_named() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert re.findall(r"^\| \d+ \| `([a-z-]+)`", text, re.MULTILINE) == list(get_args(StageName))
+    assert all(f"`{name}`" in text for name in profile_names())
+
+
+def test_links_lead_somewhere() -> None:
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{document.name}: {target}"
