@@ -16,7 +16,7 @@ CATALOG ?= build/demo-catalog
 help: ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY) ## Make .venv with everything in it: about two minutes and 8 GB, once
+setup: $(READY) ## Make .venv with everything in it: a few minutes and 7 GB, once
 
 # nnU-Net's requirements bring backports that shadow Python's own modules in Prefect's server: they are removed again
 $(READY): pyproject.toml constraints.txt

@@ -63,6 +63,8 @@ class Evaluate(Section):
     fidelity: bool = True
     features: Literal["efficientnet-lite0", "radimagenet-resnet50"] = "efficientnet-lite0"
     """Network whose features FID compares; radimagenet-resnet50 [paper] needs its file in the weights folder."""
+    fid_volumes: int | None = Field(None, ge=1)
+    """Volumes of each set, evenly spaced, whose slices FID compares; none: all."""
     paired_cases: int | None = Field(None, ge=1)
     """Test volumes drawn for the paired scores; none: all."""
     downstream: bool = True

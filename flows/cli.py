@@ -102,7 +102,7 @@ def enhance(
     from configs import parse_overrides
 
     given = parse_overrides(overrides or []) | ({"runtime.weights": str(weights.absolute())} if weights else {})
-    values = {
+    values: dict[str, object] = {
         "dataset": dataset,
         "profile": profile,
         "factor": factor,
@@ -212,3 +212,6 @@ _register()
 
 if TYPE_CHECKING:
     from flows.parameters import EnhanceParameters
+
+if __name__ == "__main__":
+    main()

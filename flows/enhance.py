@@ -1,5 +1,6 @@
 """enhance-dataset: a segmentation dataset in, an enhanced one out."""
 
+from contextlib import suppress
 from uuid import uuid4
 
 from prefect import flow
@@ -38,10 +39,8 @@ def enhance_dataset(params: EnhanceParameters = EnhanceParameters()) -> Summary:
     run = open_run(settings)
     store_configuration(run)
     ledger = Ledger(run, params.until)
-    try:
+    with suppress(Reached):
         _stages(settings, ledger)
-    except Reached:
-        pass
     summary = ledger.summary()
     show_summary(summary.model_dump())
     return summary

@@ -8,7 +8,7 @@ from pathlib import Path
 from gem3d_core.errors import Gem3dError
 
 SHADOWING = ("argparse", "unittest2", "traceback2", "linecache2")
-"""Backports from PyPI that nnU-Net's requirements bring; argparse shadows the standard library's in Prefect's server."""
+"""Backports that nnU-Net's requirements bring; argparse shadows the standard library's in Prefect's server."""
 DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
@@ -25,8 +25,9 @@ def prepare_environment() -> None:
     shadow = Path(sysconfig.get_paths()["purelib"]) / "argparse.py"
     if shadow.exists() and not os.environ.get("PREFECT_API_URL"):
         raise Gem3dError(
-            f"{shadow} shadows Python's own argparse and keeps Prefect's server from starting. Remove it, nothing needs it: "
-            f"`pip uninstall -y {' '.join(SHADOWING)}` (`make setup` does that), or set PREFECT_API_URL to a server"
+            f"{shadow} shadows Python's own argparse and keeps Prefect's server from starting. Nothing needs it, so "
+            f"remove it: `pip uninstall -y {' '.join(SHADOWING)}` (`make setup` does that), or set PREFECT_API_URL to "
+            "a server"
         )
 
 

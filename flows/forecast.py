@@ -160,7 +160,7 @@ def _forecast(name: str, config: Config, depths: list[int], *, cached: bool) -> 
         "ingest": f"{len(depths)} cases checked",
         "preprocess": f"nnU-Net's plan; {len(depths)} cases prepared",
         "encode": f"{sum(depths)} slices encoded ({config.codec.kind})",
-        "generate-informed-slices": f"{config.factor * len(train) * len(variants(config))} slices ({config.informed.mode})",
+        "generate-informed-slices": f"{_volumes(config, train)} slices ({config.informed.mode})",
         "augment-masks": f"{config.factor * len(train)} masks edited",
         "publish": f"datasets at 1x to {config.factor}x",
         "evaluate": "fidelity"
@@ -194,12 +194,16 @@ def _resampling(told: StageForecast, config: Config, train: list[int]) -> StageF
     calls = -(-windows // spec.batch) * spec.steps * spec.resample
     return told.model_copy(
         update={
-            "work": f"{config.factor * len(train) * len(variants(config))} volumes, {windows} windows",
+            "work": f"{_volumes(config, train)} volumes, {windows} windows",
             "network_calls": calls,
             "seconds": windows * spec.steps * spec.resample * cost.forward_flops / _speed(config),
             "memory_gib": (4 * cost.parameters + spec.batch * cost.kept_bytes / 8) / 2**30,
         }
     )
+
+
+def _volumes(config: Config, train: list[int]) -> int:
+    return config.factor * len(train) * len(variants(config))
 
 
 def _cost(config: Config, kind: str, unet: UNetSpec, slices: int) -> Cost:

@@ -1,7 +1,7 @@
 """What a run did, stage by stage, and how it is told to a person, to a script and to Prefect."""
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from pydantic import BaseModel
 
@@ -93,19 +93,12 @@ def _lines(results: Sequence[StageResult]) -> list[StageLine]:
 
 def _metrics(catalog: Catalog, results: Sequence[StageResult]) -> dict[str, float | None]:
     """The headline numbers of the metrics artifacts: means of the fidelity scores, mean Dice and HD95 of the arms."""
-    import math
-
-    import pandas as pd
-
     metrics: dict[str, float | None] = {}
     for artifact in (catalog.get(result.ref) for result in results):
-        if artifact.kind != "metrics":
-            continue
-        if "arm" in artifact.meta:
-            metrics |= {f"{artifact.meta['arm']}: {k}": float(str(artifact.meta[k])) for k in ("dice", "hd95")}
-        elif "scores.parquet" in artifact.files:
-            for row in pd.read_parquet(catalog.path(artifact, "scores.parquet")).to_dict("records"):
-                value = row["value"]
-                known = value is not None and not math.isnan(value)
-                metrics[f"{row['metric']} ({row['of']})"] = float(value) if known else None
+        if artifact.kind == "metrics" and "arm" in artifact.meta:
+            arm = artifact.meta["arm"]
+            metrics |= {f"{name} trained on {arm}": cast("float", artifact.meta[name]) for name in ("dice", "hd95")}
+        elif artifact.kind == "metrics":
+            metrics |= cast("dict[str, float | None]", artifact.meta["means"])
+            metrics |= dict.fromkeys(cast("dict[str, str]", artifact.meta["missing"]))
     return metrics

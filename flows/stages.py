@@ -3,7 +3,7 @@
 from prefect import flow
 
 from flows.parameters import Settings, dataset_folder, open_run
-from tasks.downstream import downstream
+from tasks.downstream import arms_of, downstream
 from tasks.encode import encode
 from tasks.fidelity import fidelity
 from tasks.informed import informed
@@ -95,10 +95,6 @@ def evaluate_flow(
     models: slice, volume and informed, in this order. The report comes last.
     """
     run = open_run(settings)
-    evaluate = run.config.evaluate
-    made = [fidelity(run, latents, models[1], volumes[0])] if evaluate.fidelity else []
-    factors = evaluate.factors or tuple(range(1, len(datasets) + 1))
-    arms = {"true": None} | {f"{k}x": datasets[k - 1] for k in factors if k <= len(datasets)}
-    if evaluate.downstream:
-        made += [result for arm, ref in arms.items() if (result := downstream(run, prepared, arm, ref)) is not None]
+    made = [fidelity(run, latents, models[1], volumes[0])] if run.config.evaluate.fidelity else []
+    made += [downstream(run, prepared, arm, dataset) for arm, dataset in arms_of(run, prepared, datasets).items()]
     return [*made, report(run, prepared, latents, models, volumes, datasets, [result.ref for result in made])]

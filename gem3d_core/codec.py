@@ -133,13 +133,17 @@ class KL:
         colours = self.model.config.in_channels
         parts = [repeat(part, "n h w -> n c h w", c=colours) for part in torch.split(slices, self.batch)]
         with torch.no_grad():
-            return torch.cat([self.model.encode(part).latent_dist.mean * self.scale for part in parts])
+            encoded = [self.model.encode(part.to(self.model.device)).latent_dist.mean for part in parts]
+        return torch.cat(encoded).to(slices.device) * self.scale
 
     def decode(self, latents: Tensor) -> Tensor:
         """(N, c, h, w) -> (N, H, W): the mean of the output channels."""
         with torch.no_grad():
-            parts = [self.model.decode(part / self.scale).sample for part in torch.split(latents, self.batch)]
-        return torch.cat(parts).mean(dim=1)
+            parts = [
+                self.model.decode(part.to(self.model.device) / self.scale).sample.mean(dim=1)
+                for part in torch.split(latents, self.batch)
+            ]
+        return torch.cat(parts).to(latents.device)
 
     def save(self, folder: Path) -> None:
         """Write the autoencoder in diffusers' layout, with codec.json beside it."""
@@ -163,13 +167,14 @@ def open_kl(weights: str) -> KL:
     return KL(model, float(model.config.scaling_factor))
 
 
-def load_codec(folder: Path) -> Codec:
-    """What `Codec.save` wrote."""
+def load_codec(folder: Path, device: torch.device | str = "cpu") -> Codec:
+    """What `Codec.save` wrote; a KL codec computes on `device`, and gives back what it took from where it was."""
     facts = json.loads((folder / "codec.json").read_text())
     if facts["kind"] == "haar":
         tensors = load_file(folder / "codec.safetensors")
         return Haar(facts["levels"], tensors["shift"], tensors["scale"])
-    return KL(AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False), facts["scale"])
+    model = AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False)
+    return KL(model.to(device), facts["scale"])
 
 
 def fit_codec(spec: CodecSpec, slices: Tensor, seed: int) -> Codec:

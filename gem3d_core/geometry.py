@@ -230,7 +230,7 @@ class Geometry:
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> Geometry:
         """The geometry of `to_dict`, also after JSON made lists of its tuples."""
-        return cls(**{name: _frozen(value) for name, value in values.items()})  # type: ignore[arg-type]
+        return cls(**{name: _frozen(value) for name, value in values.items()})  # type: ignore[arg-type]  # JSON's own types
 
     def _window(self) -> tuple[slice, ...]:
         return tuple(slice(start, stop) for start, stop in self.crop)

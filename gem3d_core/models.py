@@ -1,6 +1,7 @@
 """The three models of the method: how each is built, trained and opened again (section 3.1, Appendix A)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -37,8 +38,19 @@ class Training:
 
 
 def build(facts: NetworkFacts, seed: int) -> Network:
-    """A network with fresh weights, drawn from a seed."""
-    torch.manual_seed(seed)
+    """A network with fresh weights, drawn from a seed; torch's global generator is left as it was."""
+    with _seeded(seed):
+        return _build(facts)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def _build(facts: NetworkFacts) -> Network:
     if facts.kind == "position":
         return position_network(facts.unet, facts.latent_channels)
     inputs = 2 * facts.latent_channels + facts.mask_channels
@@ -48,8 +60,9 @@ def build(facts: NetworkFacts, seed: int) -> Network:
 
 def load_network(network_json: Path, weights: Path, device: torch.device) -> Network:
     """A saved network, frozen, on a device."""
-    network = build(load_facts(network_json), seed=0)
-    network.load_state_dict(load_file(weights))
+    with torch.device("meta"):
+        network = _build(load_facts(network_json))
+    network.load_state_dict(load_file(weights), assign=True)
     freeze(network)
     return network.to(device)
 
@@ -75,8 +88,8 @@ def tune_volume_model(
     slices = build(replace(facts, kind="slice"), training.seed)
     assert isinstance(slices, UNet2DModel)
     slices.load_state_dict(load_file(slice_weights))
-    torch.manual_seed(training.seed)
-    network = VolumeNetwork(slices, facts.unet, facts.window)
+    with _seeded(training.seed):
+        network = VolumeNetwork(slices, facts.unet, facts.window)
 
     def draw(rng: torch.Generator) -> Example:
         n = facts.window

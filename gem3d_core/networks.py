@@ -120,7 +120,8 @@ class SliceAttention(nn.Module):
         q, k, v = rearrange(self.qkv(tokens), "s n (three m d) -> three s m n d", three=3, m=self.heads)
         mixed = nn.functional.scaled_dot_product_attention(q, k, v)
         tokens = self.out(rearrange(mixed, "s m n d -> s n (m d)"))
-        return x + rearrange(tokens, "(b h w) n c -> (b n) c h w", h=height, b=x.shape[0] // n)
+        added: Tensor = rearrange(tokens, "(b h w) n c -> (b n) c h w", h=height, b=x.shape[0] // n)
+        return x + added
 
 
 class VolumeNetwork(nn.Module):

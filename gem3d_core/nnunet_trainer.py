@@ -12,7 +12,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 
-class Gem3dTrainer(nnUNetTrainer):  # type: ignore[misc]
+class Gem3dTrainer(nnUNetTrainer):  # type: ignore[misc]  # the base class is untyped
     """nnU-Net's trainer with its length, mirroring and seed set by the arm."""
 
     # the parent reads its arguments by these names to rebuild the trainer from a checkpoint

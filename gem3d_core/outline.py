@@ -40,7 +40,7 @@ def find_outline(image: np.ndarray, modality: Modality) -> Outline:
 
 def bounding_box(mask: NDArray[np.bool_]) -> Box:
     """The smallest half-open box that holds all true voxels; the whole array if there are none."""
-    from acvl_utils.cropping_and_padding.bounding_boxes import (  # type: ignore[import-untyped]
+    from acvl_utils.cropping_and_padding.bounding_boxes import (  # type: ignore[import-untyped]  # ships no types
         get_bbox_from_mask,
     )
 

@@ -59,6 +59,16 @@ def downstream(run: Run, prepared: str, arm: str, dataset: str | None) -> StageR
     return run_stage(run, stage, make)
 
 
+def arms_of(run: Run, prepared: str, datasets: list[str]) -> dict[str, str | None]:
+    """Every arm's dataset, none for the true data; no arms where no case is left to test on."""
+    evaluate = run.config.evaluate
+    if not evaluate.downstream or not open_prepared(Catalog.open(run.catalog), prepared).test:
+        return {}
+    factors = evaluate.factors or range(1, len(datasets) + 1)
+    published = {f"{factor}x": datasets[factor - 1] for factor in factors if factor <= len(datasets)}
+    return {"true": None, **published}
+
+
 def _true(source: Source, names: list[str]) -> Iterator[RawCase]:
     for name in names:
         image, label = source.cases[name].read_image(), source.cases[name].read_label()

@@ -26,18 +26,18 @@ def encode(run: Run, prepared: str) -> StageResult:
 
     def make(work: Work) -> Product:
         opened = open_prepared(work.catalog, prepared)
-        with accelerator(config):
-            codec = _codec(work, opened, run)
+        with accelerator(config) as device:
+            codec = _codec(work, opened, run, device)
             return _encode_all(work, opened, codec, config.condition)
 
     return run_stage(run, Stage("encode", __name__, "latents", run.name, settings, (prepared,), config.seed), make)
 
 
-def _codec(work: Work, prepared: Prepared, run: Run) -> Codec:
+def _codec(work: Work, prepared: Prepared, run: Run, device: str) -> Codec:
     folder = work.folder / "codec"
     if not (folder / "codec.json").exists():
         fit_codec(run.config.codec, _sample(prepared), run.config.seed).save(folder)
-    return load_codec(folder)
+    return load_codec(folder, device)
 
 
 def _sample(prepared: Prepared) -> torch.Tensor:

@@ -1,9 +1,10 @@
 """Stage 11, fidelity: FID in three planes, paired scores on test volumes, continuity, nearest training volume."""
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 import torch
@@ -15,13 +16,12 @@ from gem3d_core.errors import NotAvailable
 from gem3d_core.metrics.continuity import border_ratio, smoothness_ratio
 from gem3d_core.metrics.features import Extractor, efficientnet_lite0, find_weights, load_lpips, radimagenet_resnet50
 from gem3d_core.metrics.fidelity import feature_moments, fid, lpips_distance, ms_ssim
-from gem3d_core.metrics.intervals import mean_interval
 from gem3d_core.metrics.privacy import nearest_distances
 from gem3d_core.pictures import PictureRow, comparison, distance_histogram
 from gem3d_core.resampling import Recipe, draw_volumes
 from gem3d_core.seeds import derive_seed
 from gem3d_core.windows import start_slice
-from tasks.inputs import Prepared, open_prepared, parent_of, read_rows
+from tasks.inputs import Prepared, open_prepared, open_source, parent_of, read_label_slices, read_rows
 from tasks.policy import accelerator, stage_task
 from tasks.resample import open_volume_model, sampling_identity
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
@@ -29,24 +29,26 @@ from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
 if TYPE_CHECKING:
     import pandas as pd
 
+T = TypeVar("T")
+
 PAIRED_POSITION = 0.5
 """Normalised position of the test volume's own slice that serves as informed slice."""
 PICTURE_ROWS = 3
+SYNTHETIC, HELD_OUT, PAIRED = "synthetic", "held-out real", "test, paired"
+BORDER = "(a) border over inside"
 RADIMAGENET_FILE = "RadImageNet-ResNet50.pt"
 
 
 @dataclass(frozen=True)
-class Score:
-    """One number of the report: a mean with its bootstrap interval over n cases, or the reason why there is none."""
+class Value:
+    """One measured number: of one volume, or (case empty) of a whole set. None where the measure is not defined."""
 
-    group: str
     metric: str
     of: str
+    case: str
     value: float | None
-    low: float | None
-    high: float | None
-    n: int
-    reason: str = ""
+    n_real: int = 0
+    n_synthetic: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ def fidelity(run: Run, latents: str, volume_model: str, volumes: str) -> StageRe
     config = run.config
     settings = {
         "features": config.evaluate.features,
+        "fid_volumes": config.evaluate.fid_volumes,
         "paired_cases": config.evaluate.paired_cases,
         "resample": sampling_identity(config),
         "diffusion": config.diffusion,
@@ -80,14 +83,13 @@ def fidelity(run: Run, latents: str, volume_model: str, volumes: str) -> StageRe
         drawn = work.catalog.get(volumes)
         with accelerator(config) as device:
             paired = _paired(work, run, prepared, latents, volume_model, device)
-            scores = [
-                *_fid_scores(work, config, prepared, drawn, device),
-                *_paired_scores(config, prepared, paired, device),
-                *_continuity_scores(work.catalog, prepared, drawn, paired),
-            ]
+            values, missing = _fid(work, config, prepared, drawn, device)
+            scores, unmeasured = _paired_scores(config, prepared, paired, device)
+        values += [*scores, *_continuity(open_synthetic(work.catalog, drawn), prepared, SYNTHETIC)]
+        values += _continuity(iter(paired), prepared, PAIRED)
         distances = _distances(work, prepared, drawn)
         pictures = _pictures(work, prepared, drawn, paired, distances)
-        return _product(work, scores, distances, pictures)
+        return _product(work, values, missing | unmeasured, distances, pictures)
 
     return run_stage(run, stage, make)
 
@@ -145,29 +147,35 @@ def _paired_recipes(prepared: Prepared, cases: list[str], seed: int) -> Iterator
         )
 
 
-def _fid_scores(work: Work, config: Config, prepared: Prepared, volumes: Artifact, device: str) -> list[Score]:
+def _fid(
+    work: Work, config: Config, prepared: Prepared, volumes: Artifact, device: str
+) -> tuple[list[Value], dict[str, str]]:
     """FID of the synthetic against the training volumes, and of held-out real ones as a yardstick."""
     try:
         features = _extractor(config, device)
-    except NotAvailable as missing:
-        return [Score("FID", "FID", "synthetic", None, None, None, 0, str(missing))]
-    work.progress.total(3, "sets of features")
-    real = feature_moments(_real(prepared, prepared.train), features)
-    work.progress.at(1)
-    synthetic = feature_moments(((s.slices, s.outline) for s in open_synthetic(work.catalog, volumes)), features)
-    scores = [
-        Score("FID", f"FID {plane}", "synthetic", score.value, None, None, score.n_synthetic)
-        for plane, score in fid(real, synthetic).items()
-    ]
-    work.progress.at(2)
+    except NotAvailable as reason:
+        return [], {"FID": str(reason)}
+    limit = config.evaluate.fid_volumes
+    chosen = set(evenly(range(cast("int", volumes.meta["volumes"])), limit))
+    synthetic = (s for k, s in enumerate(open_synthetic(work.catalog, volumes)) if k in chosen)
+    sets: dict[str, Iterator[tuple[np.ndarray, np.ndarray]]] = {SYNTHETIC: ((s.slices, s.outline) for s in synthetic)}
     if prepared.test:
-        held_out = feature_moments(_real(prepared, prepared.test), features)
-        scores += [
-            Score("FID", f"FID {plane}", "held-out real", score.value, None, None, score.n_synthetic)
-            for plane, score in fid(real, held_out).items()
-        ]
-    work.progress.at(3)
-    return scores
+        sets[HELD_OUT] = _real(prepared, evenly(prepared.test, limit))
+    work.progress.total(1 + len(sets), "sets of features")
+    real = feature_moments(_real(prepared, evenly(prepared.train, limit)), features)
+    values = []
+    for done, (of, drawn) in enumerate(sets.items(), start=1):
+        work.progress.at(done)
+        for plane, score in fid(real, feature_moments(drawn, features)).items():
+            values.append(Value(f"FID {plane}", of, "", score.value, score.n_real, score.n_synthetic))
+    return values, {}
+
+
+def evenly(items: Sequence[T], limit: int | None) -> list[T]:
+    """At most `limit` items, evenly spaced over all of them."""
+    if limit is None or len(items) <= limit:
+        return list(items)
+    return [items[k * len(items) // limit] for k in range(limit)]
 
 
 def _extractor(config: Config, device: str) -> Extractor:
@@ -181,42 +189,33 @@ def _real(prepared: Prepared, cases: Iterable[str]) -> Iterator[tuple[np.ndarray
         yield prepared.image(case), prepared.outline(case)
 
 
-def _paired_scores(config: Config, prepared: Prepared, paired: list[Synthetic], device: str) -> list[Score]:
+def _paired_scores(
+    config: Config, prepared: Prepared, paired: list[Synthetic], device: str
+) -> tuple[list[Value], dict[str, str]]:
+    """MS-SSIM and LPIPS of every paired test volume, and what could not be measured."""
     if not paired:
         reason = "there is no test split: with fewer than two patients all cases train"
-        return [Score("paired", name, "test", None, None, None, 0, reason) for name in ("MS-SSIM", "LPIPS")]
-    ssim = [ms_ssim(s.slices, prepared.image(s.case), s.outline) for s in paired]
-    scores = [_mean("paired", "MS-SSIM", "test", ssim)]
+        return [], {"MS-SSIM": reason, "LPIPS": reason}
+    values = [Value("MS-SSIM", PAIRED, s.case, ms_ssim(s.slices, prepared.image(s.case), s.outline)) for s in paired]
     try:
         network = load_lpips(weights_folder(config), device)
     except NotAvailable as missing:
-        return [*scores, Score("paired", "LPIPS", "test", None, None, None, 0, str(missing))]
-    lpips = [lpips_distance(s.slices, prepared.image(s.case), network, s.outline) for s in paired]
-    return [*scores, _mean("paired", "LPIPS", "test", lpips)]
+        return values, {"LPIPS": str(missing)}
+    for s in paired:
+        distance = lpips_distance(s.slices, prepared.image(s.case), network, s.outline)
+        values.append(Value("LPIPS", PAIRED, s.case, distance))
+    return values, {}
 
 
-def _continuity_scores(catalog: Catalog, prepared: Prepared, volumes: Artifact, paired: list[Synthetic]) -> list[Score]:
+def _continuity(volumes: Iterator[Synthetic], prepared: Prepared, of: str) -> list[Value]:
     """(a) borders over insides of windows; (b) slice-to-slice difference over the real volume's, in three planes."""
-    scores = []
-    for of, drawn in (("synthetic", open_synthetic(catalog, volumes)), ("test, paired", iter(paired))):
-        borders: list[float | None] = []
-        planes: dict[str, list[float | None]] = {}
-        for one in drawn:
-            borders.append(border_ratio(one.slices, one.borders))
-            if one.variant == "true":
-                for plane, ratio in smoothness_ratio(one.slices, prepared.image(one.case)).items():
-                    planes.setdefault(plane, []).append(ratio)
-        scores.append(_mean("continuity", "(a) border over inside", of, borders))
-        scores += [_mean("continuity", f"(b) {plane} over real", of, ratios) for plane, ratios in planes.items()]
-    return scores
-
-
-def _mean(group: str, metric: str, of: str, values: list[float | None] | list[float]) -> Score:
-    known = [value for value in values if value is not None]
-    if not known:
-        return Score(group, metric, of, None, None, None, 0, "no volume on which it is defined")
-    interval = mean_interval(known)
-    return Score(group, metric, of, interval.mean, interval.low, interval.high, interval.n)
+    values = []
+    for one in volumes:
+        values.append(Value(BORDER, of, one.name, border_ratio(one.slices, one.borders)))
+        if one.variant == "true":  # an edited mask has no real volume of its own
+            for plane, ratio in smoothness_ratio(one.slices, prepared.image(one.case)).items():
+                values.append(Value(f"(b) {plane} over real", of, one.name, ratio))
+    return values
 
 
 def _distances(work: Work, prepared: Prepared, volumes: Artifact) -> "pd.DataFrame":
@@ -227,12 +226,12 @@ def _distances(work: Work, prepared: Prepared, volumes: Artifact) -> "pd.DataFra
     near = nearest_distances(
         (s.slices for s in open_synthetic(work.catalog, volumes)), (prepared.image(c) for c in prepared.train)
     )
-    frames = [_nearest_table(names, "synthetic", near.indices, near.distances, prepared)]
+    frames = [_nearest_table(names, SYNTHETIC, near.indices, near.distances, prepared)]
     if prepared.test:
         held = nearest_distances(
             (prepared.image(c) for c in prepared.test), (prepared.image(c) for c in prepared.train)
         )
-        frames.append(_nearest_table(prepared.test, "held-out real", held.indices, held.distances, prepared))
+        frames.append(_nearest_table(prepared.test, HELD_OUT, held.indices, held.distances, prepared))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -248,6 +247,8 @@ def _nearest_table(
 def _pictures(
     work: Work, prepared: Prepared, volumes: Artifact, paired: list[Synthetic], distances: "pd.DataFrame"
 ) -> dict[str, Path]:
+    source = open_source(work.catalog, parent_of(work.catalog, volumes.ref.full, "source"))
+    names = {ids: name for name, ids in source.labels.items() if isinstance(ids, int) and ids}
     pictures = {}
     shown = [s for s, _ in zip(open_synthetic(work.catalog, volumes), range(2 * PICTURE_ROWS), strict=False)]
     for key, title, drawn in (
@@ -257,9 +258,9 @@ def _pictures(
     ):
         rows = [row for s in drawn[:PICTURE_ROWS] for row in _picture_rows(work, prepared, volumes, s, title)]
         if rows:
-            pictures[f"{key}.png"] = comparison(rows, work.folder / f"{key}.png")
-    held = distances.loc[distances["of"] != "synthetic", "distance"].to_numpy()
-    ours = distances.loc[distances["of"] == "synthetic", "distance"].to_numpy()
+            pictures[f"{key}.png"] = comparison(rows, work.folder / f"{key}.png", names)
+    held = distances.loc[distances["of"] == HELD_OUT, "distance"].to_numpy()
+    ours = distances.loc[distances["of"] == SYNTHETIC, "distance"].to_numpy()
     if len(held):
         pictures["distances.png"] = distance_histogram(ours, held, work.folder / "distances.png")
     return pictures
@@ -271,19 +272,20 @@ def _picture_rows(work: Work, prepared: Prepared, volumes: Artifact, drawn: Synt
     real = PictureRow(f"real {drawn.case}", prepared.image(drawn.case), prepared.mask(drawn.case), (z, y, x))
     if drawn.variant == "true":
         return [real, PictureRow(title, drawn.slices, prepared.mask(drawn.case), (z, y, x))]
-    from tasks.inputs import read_label_slices
-
     masks = work.catalog.get(parent_of(work.catalog, volumes.ref.full, "masks"))
     mask = read_label_slices(work.catalog.path(masks, f"cases/{drawn.case}/mask.nii.gz"))
     return [real, PictureRow(title, drawn.slices, mask, (z, y, x))]
 
 
-def _product(work: Work, scores: list[Score], distances: "pd.DataFrame", pictures: dict[str, Path]) -> Product:
+def _product(
+    work: Work, values: list[Value], missing: dict[str, str], distances: "pd.DataFrame", pictures: dict[str, Path]
+) -> Product:
     import pandas as pd
 
-    table = pd.DataFrame(scores)
-    table.to_parquet(work.folder / "scores.parquet")
+    table = pd.DataFrame(values).astype({"value": "float64"})
+    table.to_parquet(work.folder / "values.parquet")
     distances.to_parquet(work.folder / "distances.parquet")
-    files = {name: work.folder / name for name in ("scores.parquet", "distances.parquet")} | pictures
-    rows = table.rename(columns={"of": "subset"}).astype({"value": "float64", "low": "float64", "high": "float64"})
-    return Product(files, {"scores": len(table)}, {"metrics": rows})
+    files = {name: work.folder / name for name in ("values.parquet", "distances.parquet")} | pictures
+    means = table.groupby(table["metric"] + " (" + table["of"] + ")", sort=False)["value"].mean()
+    headlines = {str(name): None if math.isnan(mean) else mean for name, mean in means.items()}
+    return Product(files, {"means": headlines, "missing": missing}, {"metrics": table.rename(columns={"of": "subset"})})

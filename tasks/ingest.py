@@ -40,7 +40,8 @@ def _refuse(dataset: Dataset, facts: list[CaseFacts], faults: list[Fault], *, sk
     listed = "\n".join(str(fault) for fault in faults)
     if faults and not skip_bad:
         raise BadInput(
-            f"{dataset.root}: {len(faults)} fault(s); mend them, or give --skip-bad to go on without these cases\n{listed}"
+            f"{dataset.root}: {len(faults)} fault(s); mend them, or give --skip-bad to go on without these cases\n"
+            f"{listed}"
         )
     if not facts:
         raise BadInput(f"{dataset.root}: no sound case is left\n{listed}")

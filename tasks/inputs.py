@@ -91,11 +91,18 @@ def open_source(catalog: Catalog, ref: str) -> Source:
     """A `source` artifact."""
     artifact = catalog.get(ref)
     rows = read_rows(catalog.path(artifact, "cases.parquet"))
-    names = SourceCase.__dataclass_fields__
     cases = {}
     for row in rows:
-        values = {name: row[name] for name in names} | {"image": Path(row["image"]), "label": Path(row["label"])}
-        cases[str(row["case"])] = SourceCase(**values)
+        cases[str(row["case"])] = SourceCase(
+            case=str(row["case"]),
+            patient=str(row["patient"]),
+            image=Path(str(row["image"])),
+            label=Path(str(row["label"])),
+            channel=cast("int", row["channel"]),
+            dtype=str(row["dtype"]),
+            image_sha256=str(row["image_sha256"]),
+            label_sha256=str(row["label_sha256"]),
+        )
     return Source(artifact, cases)
 
 
@@ -159,12 +166,12 @@ def open_prepared(catalog: Catalog, ref: str) -> Prepared:
     cases = {}
     for row in read_rows(catalog.path(artifact, "cases.parquet")):
         case = PreparedCase(
-            case=row["case"],
-            patient=row["patient"],
+            case=str(row["case"]),
+            patient=str(row["patient"]),
             train=bool(row["train"]),
-            geometry=Geometry.from_dict(json.loads(row["geometry"])),
-            intensity=IntensityMap.from_dict(json.loads(row["intensity"])),
-            depth=int(row["depth"]),
+            geometry=Geometry.from_dict(json.loads(str(row["geometry"]))),
+            intensity=IntensityMap.from_dict(json.loads(str(row["intensity"]))),
+            depth=cast("int", row["depth"]),
         )
         cases[case.case] = case
     return Prepared(catalog, artifact, cases)

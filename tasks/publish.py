@@ -24,7 +24,8 @@ mask, edit, informed slice, start position, noise seed and model made it.
 - Labels: {labels}
 - Licence of the source, which binds what is derived from it: {licence}
 - Masks are the source's own unless provenance says `augmented`: structure is not anonymised, only appearance is new.
-- Not for diagnosis. Not a substitute for a privacy assessment: see the distances to the nearest training volume in the report.
+- Not for diagnosis. Not a substitute for a privacy assessment: the report has the distances to the nearest training
+  volumes.
 """
 
 
@@ -77,11 +78,11 @@ def _real(work: Work, source: Source, train: list[str]) -> list[_Volume]:
     for index, case in enumerate(train):
         name = f"real_{index:04d}"
         image, label = source.cases[case].read_image(), source.cases[case].read_label()
-        paths = [work.folder / "real" / f"{name}_{kind}.nii.gz" for kind in ("image", "label")]
-        write_nifti(paths[0], image.array, image.affine)
-        write_nifti(paths[1], label.array, image.affine)
-        row = {"volume": name, "mask_case": case, "variant": "true", "mode": "real", "donor": case}
-        published.append(_Volume(name, *paths, row))
+        image_path, label_path = (work.folder / "real" / f"{name}_{kind}.nii.gz" for kind in ("image", "label"))
+        write_nifti(image_path, image.array, image.affine)
+        write_nifti(label_path, label.array, image.affine)
+        row: dict[str, object] = {"volume": name, "mask_case": case, "variant": "true", "mode": "real", "donor": case}
+        published.append(_Volume(name, image_path, label_path, row))
     return published
 
 

@@ -6,37 +6,24 @@ from pathlib import Path
 from typing import cast
 
 from data_catalog import Artifact, Catalog
-from gem3d_core.metrics.intervals import Interval, mean_interval
-from gem3d_core.report import Cell, Column, Missing, Report, Stage, Table, write_report
+from gem3d_core.check import Fault
+from gem3d_core.metrics.fidelity import PLANES, Fid, Plane
+from gem3d_core.metrics.overlap import CaseOverlap, Overlap
+from gem3d_core.report import Cell, Missing, Report, Stage, Table, write_report
+from gem3d_core.report_tables import continuity_table, downstream_table, fid_table, paired_table, privacy_table
 from tasks.configuration import as_yaml
 from tasks.downstream import MEAN
+from tasks.fidelity import BORDER, HELD_OUT, PAIRED, SYNTHETIC, Value
 from tasks.inputs import Prepared, Source, open_prepared, open_source, parent_of, read_rows
 from tasks.policy import stage_task
 from tasks.stage import Product, Run, StageResult, Work, run_stage
 from tasks.stage import Stage as StageIdentity
 
 CAPTIONS = {
-    "training.png": "Real training volumes and, beneath each, a new volume for the same mask by another patient's slice",
+    "training.png": "Real training volumes and, beneath each, a new volume for its mask",
     "paired.png": "Real test volumes and, beneath each, the volume drawn from its mask and its own middle slice",
     "augmented.png": "Real training volumes and, beneath each, a new volume for its edited mask",
     "distances.png": "Distance to the nearest training volume: synthetic volumes beside held-out real ones",
-}
-FIDELITY_COLUMNS: Mapping[str, tuple[str, str]] = {
-    "FID": (
-        "Fidelity",
-        "Frechet distance to the training volumes on 2D features; slices outside the outline are left out. Held-out real "
-        "volumes are the yardstick. Small samples bias FID upwards: compare only rows with like numbers of slices.",
-    ),
-    "paired": (
-        "Paired scores",
-        "Test masks with the test volume's own middle slice as informed slice, against the true volume; axial slices "
-        "resized bilinearly to 256 on the shorter side; mean and bootstrap 95% interval over volumes.",
-    ),
-    "continuity": (
-        "Continuity",
-        "(a) slice-to-slice difference at window borders over that inside windows; (b) mean slice-to-slice difference "
-        "over the real volume's at the same indices. 1 is best: above it seams or stripes, below it blur.",
-    ),
 }
 
 
@@ -73,8 +60,8 @@ def _files(folder: Path) -> list[Path]:
 def _report(work: Work, run: Run, source: Source, prepared: Prepared, artifacts: list[Artifact]) -> Report:
     catalog = work.catalog
     metrics = [a for a in artifacts if a.kind == "metrics"]
-    scores = [row for a in metrics if "arm" not in a.meta for row in read_rows(catalog.path(a, "scores.parquet"))]
-    arms = {str(a.meta["arm"]): read_rows(catalog.path(a, "scores.parquet")) for a in metrics if "arm" in a.meta}
+    measured = next((a for a in metrics if "arm" not in a.meta), None)
+    arms = {str(a.meta["arm"]): _overlaps(catalog, a) for a in metrics if "arm" in a.meta}
     return Report(
         title=f"{run.name}: re-sampled with GEM-3D",
         verdict=_verdict(arms),
@@ -82,9 +69,9 @@ def _report(work: Work, run: Run, source: Source, prepared: Prepared, artifacts:
         dataset=_dataset_facts(source, prepared),
         split=_split_facts(prepared),
         quarantined=_faults(catalog, source),
-        not_evaluated=_not_evaluated(run, prepared, scores, artifacts),
+        not_evaluated=_not_evaluated(run, prepared, measured, artifacts),
         stages=tuple(_stage(catalog, a) for a in artifacts),
-        tables=(*_score_tables(scores), *_downstream_table(arms), *_privacy_table(catalog, metrics)),
+        tables=(*_fidelity_tables(catalog, run, prepared, measured), *([downstream_table(arms)] if arms else [])),
         pictures=tuple(_pictures(catalog, artifacts)),
         configuration=as_yaml(run.config),
         provenance={
@@ -93,21 +80,25 @@ def _report(work: Work, run: Run, source: Source, prepared: Prepared, artifacts:
     )
 
 
-def _verdict(arms: Mapping[str, list[dict[str, object]]]) -> str:
+def _verdict(arms: Mapping[str, list[CaseOverlap]]) -> str:
     """One sentence: did the synthetic data do what the true data do?"""
-    dice = {arm: _mean_dice(rows) for arm, rows in arms.items()}
+    dice = {arm: sum(case.mean.dice for case in cases) / len(cases) for arm, cases in arms.items()}
     if "true" not in dice or len(dice) < 2:
         return "Whether the synthetic data help a segmentation network was not measured in this run."
     best = max((arm for arm in dice if arm != "true"), key=lambda arm: dice[arm])
     return (
-        f"nnU-Net trained on synthetic data alone ({best}) reaches a mean Dice of {dice[best]:.3f} on the true test cases; "
-        f"trained on the true data, equally long, {dice['true']:.3f}."
+        f"nnU-Net trained on synthetic data alone ({best}) reaches a mean Dice of {100 * dice[best]:.1f}% on the true "
+        f"test cases; trained on the true data, equally long, {100 * dice['true']:.1f}%."
     )
 
 
-def _mean_dice(rows: list[dict[str, object]]) -> float:
-    values = [float(cast("float", row["dice"])) for row in rows if row["label"] == MEAN]
-    return sum(values) / len(values)
+def _overlaps(catalog: Catalog, arm: Artifact) -> list[CaseOverlap]:
+    """An arm's scores, case by case."""
+    cases: dict[str, dict[str, Overlap]] = {}
+    for row in read_rows(catalog.path(arm, "scores.parquet")):
+        overlap = Overlap(cast("float", row["dice"]), cast("float", row["hd95"]))
+        cases.setdefault(str(row["case"]), {})[str(row["label"])] = overlap
+    return [CaseOverlap({k: v for k, v in o.items() if k != MEAN}, o[MEAN]) for o in cases.values()]
 
 
 def _summary(artifacts: list[Artifact], prepared: Prepared) -> dict[str, Cell]:
@@ -150,15 +141,15 @@ def _split_facts(prepared: Prepared) -> dict[str, Cell]:
 def _faults(catalog: Catalog, source: Source) -> tuple[str, ...]:
     rows = read_rows(catalog.path(source.artifact, "faults.parquet"))
     return tuple(
-        f"{row['case']}: {row['fault']} ({row['file']}): found {row['found']}, expected {row['expected']}; {row['remedy']}"
+        str(Fault(*(str(row[name]) for name in ("case", "file", "fault", "found", "expected", "remedy"))))
         for row in rows
     )
 
 
 def _not_evaluated(
-    run: Run, prepared: Prepared, scores: list[dict[str, object]], artifacts: list[Artifact]
+    run: Run, prepared: Prepared, measured: Artifact | None, artifacts: list[Artifact]
 ) -> dict[str, str]:
-    reasons = {f"{row['metric']} ({row['of']})": str(row["reason"]) for row in scores if row["reason"]}
+    reasons = dict(cast("dict[str, str]", measured.meta["missing"])) if measured else {}
     if not run.config.evaluate.fidelity:
         reasons["fidelity"] = "switched off by evaluate.fidelity=false"
     if not run.config.evaluate.downstream:
@@ -175,74 +166,64 @@ def _not_evaluated(
 
 def _stage(catalog: Catalog, artifact: Artifact) -> Stage:
     rows = catalog.table("metrics", artifact)
-    seconds = rows.loc[rows["metric"] == "seconds", "value"] if "metric" in rows else []
-    return Stage(str(artifact.meta["stage"]), float(sum(seconds)) / 60, False, str(artifact.ref))
+    seconds = float(rows.loc[rows["metric"] == "seconds", "value"].sum()) if "metric" in rows else 0.0
+    return Stage(str(artifact.meta["stage"]), seconds / 60, False, str(artifact.ref))
 
 
-def _score_tables(scores: list[dict[str, object]]) -> list[Table]:
-    tables = []
-    for group, (title, caption) in FIDELITY_COLUMNS.items():
-        rows = [row for row in scores if row["group"] == group]
-        if rows:
-            columns = (Column("measure"), Column("volumes"), Column("value"), Column("n", digits=0))
-            cells = tuple((str(row["metric"]), str(row["of"]), _cell(row), int(cast("int", row["n"]))) for row in rows)
-            tables.append(Table(title, caption, "n of each row", columns, cells))
-    return tables
-
-
-def _cell(row: Mapping[str, object]) -> Cell:
-    value, low, high = (cast("float | None", row[name]) for name in ("value", "low", "high"))
-    if value is None or math.isnan(value):
-        return Missing(str(row["reason"]))
-    if low is None or high is None or math.isnan(low) or math.isnan(high):
-        return float(value)
-    return Interval(value, low, high, int(cast("int", row["n"])))
-
-
-def _downstream_table(arms: Mapping[str, list[dict[str, object]]]) -> list[Table]:
-    if not arms:
+def _fidelity_tables(catalog: Catalog, run: Run, prepared: Prepared, measured: Artifact | None) -> list[Table]:
+    if measured is None:
         return []
-    labels = list(dict.fromkeys(str(row["label"]) for rows in arms.values() for row in rows))
-    columns = [Column("trained on")]
-    for label in labels:
-        columns += [Column(f"Dice {label}", "", "higher"), Column(f"HD95 {label}", "mm", "lower", 2)]
-    cells = []
-    for arm, rows in arms.items():
-        line: list[Cell] = [arm]
-        for label in labels:
-            of_label = [row for row in rows if row["label"] == label]
-            line += [mean_interval([float(cast("float", row[k])) for row in of_label]) for k in ("dice", "hd95")]
-        cells.append(tuple(line))
-    n = len({str(row["case"]) for rows in arms.values() for row in rows})
-    caption = (
-        "nnU-Net trained on each dataset for the same number of steps, by the plan made on the true data, and tested on the "
-        "true test cases. Empty masks as in BraTS: both empty Dice 1 and HD95 0; one empty Dice 0 and HD95 373.13 mm."
-    )
-    return [Table("Downstream segmentation", caption, f"{n} test cases", tuple(columns), tuple(cells))]
+    missing = {name: Missing(reason) for name, reason in cast("dict[str, str]", measured.meta["missing"]).items()}
+    values = [Value(**row) for row in read_rows(catalog.path(measured, "values.parquet"))]  # type: ignore[arg-type]  # Parquet's own types
+    distances = read_rows(catalog.path(measured, "distances.parquet"))
+    near = {
+        of: [cast("float", row["distance"]) for row in distances if row["of"] == of] for of in (SYNTHETIC, HELD_OUT)
+    }
+    no_test = Missing("there is no test split")
+    return [
+        fid_table(_fids(values) or {SYNTHETIC: missing["FID"]}, extractor=run.config.evaluate.features),
+        paired_table({PAIRED: tuple(missing.get(m) or _known(values, m, PAIRED) for m in ("MS-SSIM", "LPIPS"))}),  # type: ignore[dict-item]  # two of them
+        continuity_table(
+            {
+                of: (_of(values, BORDER, of), {plane: _of(values, f"(b) {plane} over real", of) for plane in PLANES})
+                for of in dict.fromkeys(value.of for value in values if value.metric == BORDER)
+            }
+        ),
+        privacy_table(near[SYNTHETIC], near[HELD_OUT] or no_test, training=len(prepared.train)),
+    ]
 
 
-def _privacy_table(catalog: Catalog, metrics: list[Artifact]) -> list[Table]:
-    tables = []
-    for artifact in (a for a in metrics if "distances.parquet" in a.files):
-        rows = read_rows(catalog.path(artifact, "distances.parquet"))
-        cells: list[tuple[Cell, ...]] = []
-        for of in dict.fromkeys(str(row["of"]) for row in rows):
-            distances = [float(cast("float", row["distance"])) for row in rows if row["of"] == of]
-            cells.append((of, mean_interval(distances), min(distances), len(distances)))
-        columns = (Column("volumes"), Column("mean distance"), Column("smallest"), Column("n"))
-        caption = (
-            "Root mean squared difference, in [-1, 1] units, to the nearest training volume, after averaging onto a common "
-            "grid. Synthetic volumes much nearer than held-out real ones would point to memorised patients. The distance "
-            "of every volume is in distances.parquet of the metrics artifact."
-        )
-        tables.append(Table("Distance to the nearest training volume", caption, "n of each row", columns, tuple(cells)))
-    return tables
+def _fids(values: list[Value]) -> dict[str, dict[Plane, Fid]]:
+    fids: dict[str, dict[Plane, Fid]] = {}
+    for value in values:
+        if value.metric.startswith("FID ") and value.value is not None:
+            plane = cast("Plane", value.metric.removeprefix("FID "))
+            fids.setdefault(value.of, {})[plane] = Fid(value.value, value.n_real, value.n_synthetic)
+    return fids
+
+
+def _of(values: list[Value], metric: str, of: str) -> list[float | None]:
+    """One value a volume, None where the measure is not defined."""
+    return [
+        None if value.value is None or math.isnan(value.value) else value.value
+        for value in values
+        if (value.metric, value.of) == (metric, of)
+    ]
+
+
+def _known(values: list[Value], metric: str, of: str) -> list[float]:
+    return [value for value in _of(values, metric, of) if value is not None]
 
 
 def _pictures(catalog: Catalog, artifacts: list[Artifact]) -> list[tuple[str, Path]]:
-    pictures = []
-    for artifact in reversed(artifacts):
-        for name in sorted(name for name in artifact.files if name.endswith(".png")):
-            caption = CAPTIONS.get(name, f"Training loss of {artifact.name}, {artifact.meta.get('steps')} steps")
-            pictures.append((caption, catalog.view(artifact) / name))
-    return pictures
+    """Volumes first, in the order of the captions, then the loss curves."""
+    found = [(name, a) for a in artifacts for name in sorted(a.files) if name.endswith(".png")]
+    order = list(CAPTIONS)
+    found.sort(key=lambda picture: order.index(picture[0]) if picture[0] in order else len(order))
+    return [
+        (
+            CAPTIONS.get(name, f"Training loss of {artifact.name}, {artifact.meta.get('steps')} steps"),
+            catalog.view(artifact) / name,
+        )
+        for name, artifact in found
+    ]

@@ -144,7 +144,7 @@ def open_volume_model(catalog: Catalog, model: str, latents: str, config: Config
     encoded = catalog.get(latents)
     return VolumeModel(
         network=network,
-        codec=load_codec(catalog.view(encoded) / "codec"),
+        codec=load_codec(catalog.view(encoded) / "codec", device),
         schedule=make_schedule(config.diffusion),
         condition=config.condition,
         labels=tuple(cast("list[int]", encoded.meta["label_ids"])),

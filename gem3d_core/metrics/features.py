@@ -171,7 +171,7 @@ def load_lpips(weights: Path | None, device: str | torch.device = "cpu", *, down
 
 def _frozen(extractor: Extractor) -> Extractor:
     network = extractor.network.eval().requires_grad_(requires_grad=False)
-    network.to(extractor.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(extractor.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     return extractor
 
 

@@ -1,0 +1,38 @@
+"""What counts as a change of a stage's code."""
+
+from pathlib import Path
+
+import pytest
+
+from tasks import code_version as module
+
+
+def test_a_stage_reaches_the_core_that_it_uses_and_no_more() -> None:
+    training, publishing = module._closure("tasks.train"), module._closure("tasks.publish")
+    assert {"gem3d_core.training", "gem3d_core.networks", "gem3d_core.schedule"} <= training
+    assert "gem3d_core.sampling" not in training
+    assert "gem3d_core.networks" not in publishing
+    assert not {name for name in training | publishing if name.startswith(("data_catalog", "configs", "flows"))}
+
+
+def test_versions_of_two_stages_differ() -> None:
+    assert module.code_version("tasks.train") != module.code_version("tasks.encode")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "same"),
+    [
+        ("x = 1\n", "x = 2\n", False),
+        ("x = 1\n", "x = 1  # one\n", True),
+        ('def f():\n    """Old."""\n    return 1\n', 'def f():\n    """New."""\n    return 1\n', True),
+        ("def f():\n    return 1\n", "def f():\n    return (1)\n", True),
+    ],
+)
+def test_only_what_is_executed_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, after: str, *, same: bool
+) -> None:
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    (tmp_path / "one.py").write_text(before)
+    first = module._tree_bytes("one")
+    (tmp_path / "one.py").write_text(after)
+    assert (module._tree_bytes("one") == first) is same
