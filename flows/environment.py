@@ -3,6 +3,7 @@
 import logging
 import os
 import sysconfig
+import warnings
 from pathlib import Path
 
 from gem3d_core.errors import Gem3dError
@@ -32,7 +33,11 @@ def prepare_environment() -> None:
 
 
 def quieten() -> None:
-    """Leave tracebacks of errors that explain themselves out of Prefect's log; the command line prints them."""
+    """Leave out what no user can act on: deprecations inside libraries, tracebacks of errors that explain themselves.
+
+    The command line prints those errors itself.
+    """
+    warnings.filterwarnings("ignore", module=r"(torch|torchvision|monai|lpips|timm|diffusers|prefect)(\.|$)")
     for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
         logging.getLogger(name).addFilter(_not_explained)
 

@@ -9,12 +9,12 @@ from pydantic import BaseModel
 from configs import Config
 from flows.parameters import EnhanceParameters, dataset_folder, open_run
 from gem3d_core.checkpoints import NetworkFacts
-from gem3d_core.costs import EFFICIENCY, Cost, machine_flops, network_cost
+from gem3d_core.costs import Cost, network_cost, network_flops
 from gem3d_core.dataset import Dataset, open_dataset
 from gem3d_core.errors import BadInput
 from gem3d_core.sampling import count_windows
 from gem3d_core.settings import TrainSpec, UNetSpec
-from gem3d_core.volumes import read_header
+from gem3d_core.volumes import axial_depth, read_header
 from tasks.encode import encode
 from tasks.informed import informed, variants
 from tasks.ingest import ingest
@@ -81,15 +81,13 @@ def forecast(params: EnhanceParameters) -> Forecast:
 
 def _depths(dataset: Dataset, config: Config) -> list[int]:
     """Slices of every readable case: voxels along the axis that runs most along the body."""
-    import numpy as np
-
     depths = []
     for case in dataset.cases[: config.data.max_cases]:
         try:
             header = read_header(case.image)
         except BadInput:
             continue  # `check` reports it; a forecast goes on without it
-        depths.append(int(header.shape[int(np.abs(header.affine[2, :3]).argmax())]))
+        depths.append(axial_depth(header))
     return depths
 
 
@@ -181,7 +179,7 @@ def _training(
         update={
             "work": f"{spec.steps} steps of {slices} slices; {cost.parameters / 1e6:.1f} M parameters",
             "network_calls": spec.steps,
-            "seconds": spec.steps * cost.forward_flops * (1 + BACKWARD) / _speed(config),
+            "seconds": spec.steps * cost.forward_flops * (1 + BACKWARD) / network_flops(config.runtime.device),
             "memory_gib": cost.training_bytes / 2**30,
         }
     )
@@ -196,7 +194,7 @@ def _resampling(told: StageForecast, config: Config, train: list[int]) -> StageF
         update={
             "work": f"{_volumes(config, train)} volumes, {windows} windows",
             "network_calls": calls,
-            "seconds": windows * spec.steps * spec.resample * cost.forward_flops / _speed(config),
+            "seconds": windows * spec.steps * spec.resample * cost.forward_flops / network_flops(config.runtime.device),
             "memory_gib": (4 * cost.parameters + spec.batch * cost.kept_bytes / 8) / 2**30,
         }
     )
@@ -213,10 +211,3 @@ def _cost(config: Config, kind: str, unet: UNetSpec, slices: int) -> Cost:
     facts = NetworkFacts(kind, unet, channels, mask, config.condition.slice_offset, config.condition.window)
     H, W = config.prepare.slice_size
     return network_cost(replace(facts), slices, (H // factor, W // factor))
-
-
-def _speed(config: Config) -> float:
-    import torch
-
-    cuda = config.runtime.device != "cpu" and torch.cuda.is_available()
-    return EFFICIENCY * machine_flops(torch.device("cuda" if cuda else "cpu"))

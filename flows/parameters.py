@@ -4,7 +4,9 @@ import os
 import re
 from pathlib import Path
 from typing import Literal
+from uuid import uuid4
 
+from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from configs import load
@@ -70,7 +72,7 @@ def open_run(settings: Settings) -> Run:
     config = load(profile, overrides)
     return Run(
         catalog=catalog_address(settings.catalog),
-        run_id=settings.run_id or "interactive",
+        run_id=settings.run_id or flow_run.id or uuid4().hex,
         name=settings.name or dataset_name(dataset_folder(settings)),
         config=config,
         seed=config.seed if settings.seed is None else settings.seed,

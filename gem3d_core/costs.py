@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -64,8 +65,17 @@ def _call(network: Network, facts: NetworkFacts, slices: int, latent_size: tuple
     network(x, t, class_labels=torch.zeros(slices) if facts.offset else None)
 
 
-def machine_flops(device: torch.device, size: int = 1536) -> float:
-    """Floating-point operations a second of a float32 matrix product, measured in well under a second."""
+@cache
+def network_flops(device: str, size: int = 1536) -> float:
+    """Operations a second to expect of a network on a device (`auto`, `cpu` or `cuda`).
+
+    The speed of a float32 matrix product, measured in well under a second, times the share that networks reach.
+    """
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    return EFFICIENCY * _matrix_flops(torch.device(name), size)
+
+
+def _matrix_flops(device: torch.device, size: int) -> float:
     a = torch.randn(size, size, device=device)
     best = float("inf")
     for _ in range(3):

@@ -224,3 +224,8 @@ def _replace(path: Path, data: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def axial_depth(header: Header) -> int:
+    """Number of axial slices: voxels along the array axis that runs most along the body."""
+    return header.shape[int(np.abs(header.affine[2, :3]).argmax())]

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
@@ -43,8 +44,7 @@ def test_the_topology(services: dict[str, Service]) -> None:
 
 
 def test_the_file_follows_the_compose_specification(compose: dict[str, dict[str, Service]]) -> None:
-    from jsonschema.validators import validator_for
-
+    validator_for = import_module("jsonschema.validators").validator_for
     pytest.importorskip("check_jsonschema", reason="the Compose specification's schema comes with check-jsonschema")
     schema = json.loads((files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json").read_text())
     assert schema["$id"] == "compose_spec.json"
