@@ -68,7 +68,13 @@ def denoiser(predict: Predict, schedule: Schedule, precision: Precision, device:
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
     """bf16 autocast on any device, or nothing."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    enabled = precision == "bf16" or (precision == "auto" and bf16_is_fast(device))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def bf16_is_fast(device: torch.device) -> bool:
+    """Whether bf16 pays: without matrix units a CPU multiplies it no faster than float32, and converts on top."""
+    return device.type == "cuda" or bool(torch.cpu._is_amx_tile_supported())  # noqa: SLF001 - there is no public one
 
 
 def freeze(network: nn.Module) -> nn.Module:

@@ -6,7 +6,8 @@ Letters and numbers follow the paper (section 3, Appendix A); each field says wh
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "auto"]
+"""Of the network's arithmetic; auto: bf16 on a GPU and on a CPU with matrix units for it (AMX), else fp32."""
 
 
 @dataclass(frozen=True)
