@@ -15,8 +15,8 @@ class Download(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     url: str
-    sha256: str | None = None
-    """None: the publisher states no SHA-256; the archive is then checked by unpacking it only."""
+    checksum: str
+    """SHA-256, or MD5 where the publisher states no better; hexadecimal."""
 
 
 def source(name: str) -> Download:

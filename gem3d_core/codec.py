@@ -34,6 +34,10 @@ class Codec(Protocol):
     def factor(self) -> int:
         """H / h."""
 
+    @property
+    def emphasis(self) -> Tensor:
+        """Weight of each latent channel in the loss, (c,), at most 1."""
+
     def encode(self, slices: Tensor) -> Tensor:
         """(N, H, W) in [-1, 1] -> (N, c, h, w)."""
 
@@ -48,8 +52,9 @@ class Codec(Protocol):
 class Haar:
     """Orthonormal Haar wavelet packet: every level halves the slice and multiplies the channels by four.
 
-    shift, scale (c,): latents are (coefficient - shift) * scale. Dividing by the square root of a channel's
-    spread, not by the spread, keeps the loss on structure rather than on the noise of the finest details.
+    shift, scale (c,): latents are (coefficient - shift) * scale, of unit variance in every channel, for which
+    predicting v is the right precondition. What would then be spent on the noise of the finest details is taken back
+    by the emphasis: the loss weighs a channel by its spread.
     """
 
     levels: int
@@ -75,6 +80,11 @@ class Haar:
         """The exact inverse of `encode`."""
         z = latents / self.scale.to(latents)[:, None, None] + self.shift.to(latents)[:, None, None]
         return inverse_haar(z, self.levels)[:, 0]
+
+    @property
+    def emphasis(self) -> Tensor:
+        """Spread of every channel over that of the widest."""
+        return self.scale.min() / self.scale
 
     def save(self, folder: Path) -> None:
         """Write codec.safetensors and codec.json."""
@@ -111,8 +121,7 @@ def fit_haar(spec: CodecSpec, slices: Tensor) -> Haar:
     """A wavelet codec whose channel statistics are those of training slices (N, H, W)."""
     z = haar(slices[:, None], spec.levels)
     spread = z.std(dim=(0, 2, 3)).clamp_min(DETAIL_FLOOR)
-    scale = (spread * spread.max()).rsqrt()
-    return Haar(spec.levels, z.mean(dim=(0, 2, 3)), scale)
+    return Haar(spec.levels, z.mean(dim=(0, 2, 3)), 1 / spread)
 
 
 class KL:
@@ -127,6 +136,11 @@ class KL:
         self.batch = batch
         self.channels = int(model.config.latent_channels)
         self.factor = 2 ** (len(model.config.block_out_channels) - 1)
+
+    @property
+    def emphasis(self) -> Tensor:
+        """All channels alike."""
+        return torch.ones(self.channels)
 
     def encode(self, slices: Tensor) -> Tensor:
         """(N, H, W) -> (N, c, H / f, W / f)."""

@@ -32,6 +32,9 @@ ATTEMPTS = 5  # in a row that bring nothing new
 PAUSE = 1.0  # seconds before the second attempt, doubled each time
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 
+ALGORITHMS = {64: "sha256", 32: "md5"}
+"""By the number of hexadecimal digits."""
+
 
 class _Interrupted(Exception):  # noqa: N818 - it is no error while attempts are left
     """The connection ended before the file did."""
@@ -69,25 +72,27 @@ class _Part:
         self.note.unlink(missing_ok=True)
 
 
-def fetch(url: str, sha256: str | None, destination: Path, progress: Progress | None = None) -> Path:
+def fetch(url: str, checksum: str | None, destination: Path, progress: Progress | None = None) -> Path:
     """Download `url` to the file `destination`, going on from an earlier attempt; returns `destination`.
 
-    A file that is already there and has the checksum (or, without `sha256`, is there at all) is not fetched
-    again. `progress` is called with the bytes present and the bytes expected (None where the server does not
-    say). Raises BadInput for an address that is not http(s), a malformed checksum or an answer 4xx, Gem3dError
-    where the connection keeps failing or the checksum is wrong.
+    checksum: hexadecimal, told apart by its length: SHA-256, or MD5 where a publisher states no better. A file that
+    is already there and has the checksum (or, without one, is there at all) is not fetched again. `progress` is
+    called with the bytes present and the bytes expected (None where the server does not say).
+
+    Raises BadInput for an address that is not http(s), a malformed checksum or an answer 4xx, Gem3dError where the
+    connection keeps failing or the checksum is wrong.
     """
-    _check_arguments(url, sha256)
-    if destination.is_file() and (sha256 is None or _sha256(destination) == sha256.lower()):
+    _check_arguments(url, checksum)
+    if destination.is_file() and (checksum is None or _digest(destination, checksum) == checksum.lower()):
         return destination
     destination.parent.mkdir(parents=True, exist_ok=True)
     part = _Part(url, destination.with_name(f"{destination.name}.part"))
     _download(part, progress)
-    if sha256 is not None and (found := _sha256(part.data)) != sha256.lower():
+    if checksum is not None and (found := _digest(part.data, checksum)) != checksum.lower():
         part.drop()
         raise Gem3dError(
-            f"{url}: the file has sha256 {found}, expected {sha256.lower()}; it was removed. Fetch it again; if "
-            "this repeats, the file at this address has changed: correct the address or the checksum"
+            f"{url}: the file has {_algorithm(checksum)} {found}, expected {checksum.lower()}; it was removed. "
+            "Fetch it again; if this repeats, the file at this address has changed: correct the address or the checksum"
         )
     part.data.replace(destination)
     part.drop()
@@ -116,16 +121,20 @@ def extract(archive: Path, folder: Path) -> Path:
         return _moved(archive, sorted(unpacked.iterdir()), folder)
 
 
-def _check_arguments(url: str, sha256: str | None) -> None:
+def _check_arguments(url: str, checksum: str | None) -> None:
     if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).netloc:
         raise BadInput(f"{url}: not an address to download from; expected http:// or https://")
-    if sha256 is not None and (len(sha256) != 64 or set(sha256.lower()) - set("0123456789abcdef")):
-        raise BadInput(f"{sha256}: no sha256 checksum; expected 64 hexadecimal digits")
+    if checksum is not None and (len(checksum) not in ALGORITHMS or set(checksum.lower()) - set("0123456789abcdef")):
+        raise BadInput(f"{checksum}: no checksum; expected 64 hexadecimal digits of SHA-256, or 32 of MD5")
 
 
-def _sha256(path: Path) -> str:
+def _algorithm(checksum: str) -> str:
+    return ALGORITHMS[len(checksum)]
+
+
+def _digest(path: Path, checksum: str) -> str:
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        return hashlib.file_digest(stream, _algorithm(checksum)).hexdigest()
 
 
 def _download(part: _Part, progress: Progress | None) -> None:

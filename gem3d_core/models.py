@@ -35,6 +35,8 @@ class Training:
     """Where checkpoints are kept."""
     device: torch.device
     on_step: OnStep
+    emphasis: Tensor | None = None
+    """The codec's weight of each latent channel (c,)."""
 
 
 def build(facts: NetworkFacts, seed: int) -> Network:
@@ -71,12 +73,13 @@ def train_slice_model(facts: NetworkFacts, training: Training) -> tuple[dict[str
     """Stage 1: slices of windows, a t for every slice; returns the EMA weights of the whole network."""
     network = build(facts, training.seed)
     assert isinstance(network, UNet2DModel)
+    emphasis = _emphasis(training)
     spec, keep = training.spec, min(training.spec.slices_per_window, facts.window)
 
     def draw(rng: torch.Generator) -> Example:
         batch = to_device(draw_windows(training.cases, spec.batch, facts.window, keep, rng), training.device)
         t = draw_timesteps(len(batch.clean), 1, training.schedule, rng).to(training.device)
-        return Example(batch.clean, t, predict_slices(network, batch.conditions), batch.names)
+        return Example(batch.clean, t, predict_slices(network, batch.conditions), batch.names, emphasis)
 
     return _run(network, dict(network.named_parameters()), draw, training)
 
@@ -90,12 +93,13 @@ def tune_volume_model(
     slices.load_state_dict(load_file(slice_weights))
     with _seeded(training.seed):
         network = VolumeNetwork(slices, facts.unet, facts.window)
+    emphasis = _emphasis(training)
 
     def draw(rng: torch.Generator) -> Example:
         n = facts.window
         batch = to_device(draw_windows(training.cases, training.spec.batch, n, n, rng), training.device)
         t = draw_timesteps(training.spec.batch, n, training.schedule, rng).to(training.device)
-        return Example(batch.clean, t, predict_slices(network, batch.conditions), batch.names)
+        return Example(batch.clean, t, predict_slices(network, batch.conditions), batch.names, emphasis)
 
     return _run(network, network.volumetric_parameters(), draw, training)
 
@@ -104,13 +108,19 @@ def train_position_model(facts: NetworkFacts, training: Training) -> tuple[dict[
     """The mask-free slice model conditioned on p; returns its EMA weights."""
     network = build(facts, training.seed)
     assert isinstance(network, UNet2DConditionModel)
+    emphasis = _emphasis(training)
 
     def draw(rng: torch.Generator) -> Example:
         clean, p, names = draw_positions(training.cases, training.spec.batch, rng)
         t = draw_timesteps(len(clean), 1, training.schedule, rng).to(training.device)
-        return Example(clean.to(training.device), t, predict_at_position(network, p.to(training.device)), names)
+        predict = predict_at_position(network, p.to(training.device))
+        return Example(clean.to(training.device), t, predict, names, emphasis)
 
     return _run(network, dict(network.named_parameters()), draw, training)
+
+
+def _emphasis(training: Training) -> Tensor | None:
+    return None if training.emphasis is None else training.emphasis.to(training.device)
 
 
 def _run(

@@ -37,6 +37,8 @@ class Example:
     t: Tensor
     predict: Predict
     names: tuple[str, ...]
+    emphasis: Tensor | None = None
+    """Weight of each latent channel's squared error, (c,); none: all alike."""
 
 
 Draw = Callable[[torch.Generator], Example]
@@ -58,8 +60,10 @@ def diffusion_loss(example: Example, schedule: Schedule, rng: torch.Generator) -
     x0, t = example.clean, example.t
     eps = torch.randn(x0.shape, generator=rng).to(x0.device)
     x_t = schedule.add_noise(x0, eps, t)
-    error = example.predict(x_t, t).float() - schedule.target(x0, eps, t)
-    return (schedule.weight(t) * error.square().mean(dim=(1, 2, 3))).mean()
+    error = (example.predict(x_t, t).float() - schedule.target(x0, eps, t)).square()
+    if example.emphasis is not None:
+        error = error * example.emphasis[:, None, None]
+    return (schedule.weight(t) * error.mean(dim=(1, 2, 3))).mean()
 
 
 def train(

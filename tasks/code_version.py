@@ -1,7 +1,8 @@
 """The code version of a stage: what could change its result, and nothing else.
 
-It is a hash of the stage's own module, of every module of `gem3d_core` that it imports, directly or not, and of the
-versions of the libraries that do the arithmetic. Documentation, the catalog and the flows are not part of it.
+It is a hash of the stage's own module, of every module of `gem3d_core` and `tasks` that it imports, directly or not,
+and of the versions of the libraries that do the arithmetic. Documentation, the catalog, the flows and the frame that
+is the same around every stage are not part of it.
 """
 
 import ast
@@ -11,7 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CORE = "gem3d_core"
+COUNTED = ("gem3d_core", "tasks")
+FRAME = frozenset({"tasks", "tasks.code_version", "tasks.policy", "tasks.progress", "tasks.stage"})
+"""Modules around every stage, which decide when it runs and what is shown, not what it makes."""
 LIBRARIES = ("torch", "diffusers", "einops", "numpy", "scipy", "nibabel", "SimpleITK", "nnunetv2", "torchio", "monai")
 
 
@@ -27,18 +30,18 @@ def code_version(module: str) -> str:
 
 
 def _closure(module: str) -> set[str]:
-    """The module and all of the core that it reaches."""
+    """The module and all that counts of what it reaches."""
     found: set[str] = set()
     waiting = [module]
     while waiting:
         name = waiting.pop()
         if name not in found:
             found.add(name)
-            waiting.extend(_core_imports(name) - found)
+            waiting.extend(_imports(name) - found)
     return found
 
 
-def _core_imports(module: str) -> set[str]:
+def _imports(module: str) -> set[str]:
     names: set[str] = set()
     for node in ast.walk(ast.parse(_path(module).read_text())):
         if isinstance(node, ast.Import):
@@ -46,7 +49,7 @@ def _core_imports(module: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module)
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return {name for name in names if name.split(".")[0] == CORE and _exists(name)}
+    return {name for name in names - FRAME if name.split(".")[0] in COUNTED and _exists(name)}
 
 
 def _tree_bytes(module: str) -> bytes:

@@ -12,6 +12,7 @@ from configs import Config
 from data_catalog import Catalog
 from gem3d_core.batches import open_latents
 from gem3d_core.checkpoints import NetworkFacts, save_network
+from gem3d_core.codec import load_codec
 from gem3d_core.models import Training, train_position_model, train_slice_model, tune_volume_model
 from gem3d_core.pictures import loss_curve
 from gem3d_core.schedule import make_schedule
@@ -89,6 +90,7 @@ def _train(run: Run, job: _Job, inputs: tuple[str, ...]) -> StageResult:
                 folder=work.folder / "checkpoints",
                 device=torch.device(device),
                 on_step=lambda step, loss: work.progress.at(step, f"loss {loss:.4f}"),
+                emphasis=load_codec(work.catalog.view(work.catalog.get(inputs[0])) / "codec").emphasis,
             )
             weights, trained = job.run(facts, training, work)
         return _product(work, config, job, facts, weights, trained)

@@ -12,6 +12,8 @@ def test_a_stage_reaches_the_core_that_it_uses_and_no_more() -> None:
     assert {"gem3d_core.training", "gem3d_core.networks", "gem3d_core.schedule"} <= training
     assert "gem3d_core.sampling" not in training
     assert "gem3d_core.networks" not in publishing
+    assert {"tasks.train", "tasks.inputs"} <= training
+    assert not {"tasks.stage", "tasks.policy", "tasks.progress"} & (training | publishing)
     assert not {name for name in training | publishing if name.startswith(("data_catalog", "configs", "flows"))}
 
 
