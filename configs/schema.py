@@ -79,7 +79,7 @@ class Runtime(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int = Field(2, ge=1)
-    """Processes for reading, preparing and writing."""
+    """Threads for reading, preparing and writing; processes of nnU-Net's planning."""
     weights: str | None = None
     """Folder of weights that others trained; GEM3D_WEIGHTS when none."""
 

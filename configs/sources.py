@@ -1,4 +1,4 @@
-"""Where public datasets are downloaded from: configuration, not code (`sources.yaml`)."""
+"""Where public datasets are downloaded from: configuration, not code (`sources.yml`)."""
 
 from importlib.resources import files
 

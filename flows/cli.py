@@ -42,7 +42,7 @@ def main() -> None:
         # the catalog has errors of its own, because it may not import the core
         if type(error).__module__ != "data_catalog.errors":
             raise
-        _fail(str(error), BAD_INPUT)
+        _fail(str(error), FAILED if type(error).__name__ in {"CatalogError", "Corrupt"} else BAD_INPUT)
 
 
 def _code(error: Gem3dError) -> int:

@@ -6,7 +6,7 @@ from typing import TypeVar, cast
 from pydantic import BaseModel
 
 from data_catalog import Catalog
-from tasks.publish import dataset_path
+from tasks.inputs import dataset_path
 from tasks.stage import Run, StageResult
 
 R = TypeVar("R", StageResult, list[StageResult])

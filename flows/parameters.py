@@ -10,6 +10,7 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from configs import load
+from data_catalog import Ref
 from gem3d_core.errors import BadInput
 from tasks.stage import Run
 
@@ -65,19 +66,24 @@ def catalog_address(named: str | None) -> str:
     return address if "://" in address else str(Path(address).expanduser().absolute())
 
 
-def open_run(settings: Settings) -> Run:
-    """The run that settings describe, its configuration resolved."""
+def open_run(settings: Settings, ref: str | None = None) -> Run:
+    """The run that settings describe, its configuration resolved; its name may come from what it reads, `ref`."""
     profile = settings.profile or os.environ.get("GEM3D_PROFILE") or "hippocampus-cpu"
     overrides = dict(settings.overrides) | ({"factor": settings.factor} if settings.factor else {})
     config = load(profile, overrides)
     return Run(
         catalog=catalog_address(settings.catalog),
         run_id=settings.run_id or flow_run.id or uuid4().hex,
-        name=settings.name or dataset_name(dataset_folder(settings)),
+        name=settings.name or (name_of(ref) if ref else dataset_name(dataset_folder(settings))),
         config=config,
         seed=config.seed if settings.seed is None else settings.seed,
         use_cache=settings.use_cache,
     )
+
+
+def name_of(ref: str) -> str:
+    """Name of the dataset that an artifact belongs to: `volumes/Hippocampus-r0@3f2a` -> `Hippocampus`."""
+    return re.sub(r"-r\d+$", "", Ref.parse(ref).name)
 
 
 def dataset_name(folder: str) -> str:

@@ -26,44 +26,44 @@ def ingest_flow(settings: Settings, skip_bad: bool = False) -> StageResult:  # n
 @flow(name="preprocess")
 def preprocess_flow(settings: Settings, source: str) -> StageResult:
     """Stage 2: source -> prepared."""
-    return preprocess(open_run(settings), source)
+    return preprocess(open_run(settings, source), source)
 
 
 @flow(name="encode")
 def encode_flow(settings: Settings, prepared: str) -> StageResult:
     """Stage 3: prepared -> latents."""
-    return encode(open_run(settings), prepared)
+    return encode(open_run(settings, prepared), prepared)
 
 
 @flow(name="train-slices")
 def train_slices_flow(settings: Settings, latents: str) -> StageResult:
     """Stage 4: latents -> model (slice)."""
-    return train_slices(open_run(settings), latents)
+    return train_slices(open_run(settings, latents), latents)
 
 
 @flow(name="tune-volume")
 def tune_volume_flow(settings: Settings, latents: str, slice_model: str) -> StageResult:
     """Stage 5: latents, model (slice) -> model (volume)."""
-    return tune_volume(open_run(settings), latents, slice_model)
+    return tune_volume(open_run(settings, latents), latents, slice_model)
 
 
 @flow(name="train-informed")
 def train_informed_flow(settings: Settings, latents: str) -> StageResult:
     """Stage 6: latents -> model (informed)."""
-    return train_informed(open_run(settings), latents)
+    return train_informed(open_run(settings, latents), latents)
 
 
 @flow(name="generate-informed-slices")
 def informed_flow(settings: Settings, latents: str, informed_model: str) -> list[StageResult]:
     """Stage 7: latents, model (informed) -> informed, one for each repeat."""
-    run = open_run(settings)
+    run = open_run(settings, latents)
     return [informed(run, latents, informed_model, repeat) for repeat in range(run.config.factor)]
 
 
 @flow(name="augment-masks")
 def masks_flow(settings: Settings, prepared: str) -> list[StageResult]:
     """Stage 8: prepared -> masks, one for each repeat."""
-    run = open_run(settings)
+    run = open_run(settings, prepared)
     return [masks(run, prepared, repeat) for repeat in range(run.config.factor)]
 
 
@@ -72,7 +72,7 @@ def resample_flow(
     settings: Settings, volume_model: str, latents: str, informed: list[str], masks: list[str]
 ) -> list[StageResult]:
     """Stage 9: model (volume), informed, masks -> volumes, one for each repeat."""
-    run = open_run(settings)
+    run = open_run(settings, latents)
     return [
         resample(run, volume_model, latents, informed_ref, masks_ref, repeat)
         for repeat, (informed_ref, masks_ref) in enumerate(zip(informed, masks, strict=True))
@@ -82,7 +82,7 @@ def resample_flow(
 @flow(name="publish")
 def publish_flow(settings: Settings, volumes: list[str]) -> list[StageResult]:
     """Stage 10: volumes -> datasets at 1x ... Kx, each holding the smaller ones."""
-    run = open_run(settings)
+    run = open_run(settings, volumes[0])
     return [publish(run, volumes[:factor], factor) for factor in range(1, len(volumes) + 1)]
 
 
@@ -94,7 +94,7 @@ def evaluate_flow(
 
     models: slice, volume and informed, in this order. The report comes last.
     """
-    run = open_run(settings)
-    made = [fidelity(run, latents, models[1], volumes[0])] if run.config.evaluate.fidelity else []
+    run = open_run(settings, prepared)
+    made = [fidelity(run, latents, models[1], volumes)] if run.config.evaluate.fidelity else []
     made += [downstream(run, prepared, arm, dataset) for arm, dataset in arms_of(run, prepared, datasets).items()]
     return [*made, report(run, prepared, latents, models, volumes, datasets, [result.ref for result in made])]

@@ -87,11 +87,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the run: its name, minutes it took, whether it came from the catalog, what it made."""
+    """One stage: its name, the minutes it took when it was made, what it made."""
 
     name: str
     minutes: float
-    cached: bool
     ref: str
 
 

@@ -171,8 +171,6 @@ class InformedSpec:
 
     mode: Literal["cross", "generated"] = "cross"
     """cross: a slice of another patient at the same normalised position (IC); generated (IG)."""
-    generated_per_repeat: int = 0
-    """Slices that the position-conditioned model draws for a repeat; 0: one for every mask."""
     start: tuple[float, float] = (0.0, 1.0)
     """Range of the normalised start position p, drawn uniformly."""
     sample: SampleSpec = field(default_factory=SampleSpec)
@@ -181,8 +179,6 @@ class InformedSpec:
         low, high = self.start
         if not 0 <= low <= high <= 1:
             raise ValueError(f"start={self.start}: the range of p is two numbers with 0 <= low <= high <= 1")
-        if self.generated_per_repeat < 0:
-            raise ValueError(f"generated_per_repeat={self.generated_per_repeat} must not be negative; 0 is one a mask")
 
 
 def _require_positive(spec: object, *names: str) -> None:

@@ -15,16 +15,28 @@ ROOT = Path(__file__).resolve().parent.parent
 COUNTED = ("gem3d_core", "tasks")
 FRAME = frozenset({"tasks", "tasks.code_version", "tasks.policy", "tasks.progress", "tasks.stage"})
 """Modules around every stage, which decide when it runs and what is shown, not what it makes."""
-LIBRARIES = ("torch", "diffusers", "einops", "numpy", "scipy", "nibabel", "SimpleITK", "nnunetv2", "torchio", "monai")
+ARITHMETIC = frozenset(
+    {"acvl_utils", "diffusers", "einops", "lpips", "monai", "nibabel", "nnunetv2", "numpy", "scipy", "SimpleITK"}
+    | {"timm", "torch", "torchio", "torchmetrics"}
+)
+"""Libraries whose version may change a result; one counts where a module of the stage imports it."""
+BESIDE = {
+    "gem3d_core.nnunet": ("gem3d_core/nnunet_trainer.py",),
+    "gem3d_core.report": ("gem3d_core/templates/report.html.j2", "gem3d_core/templates/report.md.j2"),
+}
+"""Files that a module uses without importing them."""
 
 
 @cache
 def code_version(module: str) -> str:
     """Hash of the sources of `module` (dotted) and of the libraries."""
     digest = hashlib.sha256()
-    for name in sorted(_closure(module)):
+    names = sorted(_closure(module))
+    for name in names:
         digest.update(f"{name}\n".encode() + _tree_bytes(name))
-    for library in LIBRARIES:
+        for file in BESIDE.get(name, ()):
+            digest.update((ROOT / file).read_bytes())
+    for library in sorted({found for name in names for found in _imported(name)} & ARITHMETIC):
         digest.update(f"{library}=={version(library)}\n".encode())
     return digest.hexdigest()
 
@@ -42,6 +54,16 @@ def _closure(module: str) -> set[str]:
 
 
 def _imports(module: str) -> set[str]:
+    """Modules of the project that count and that this one imports itself."""
+    return {name for name in _names(module) - FRAME if name.split(".")[0] in COUNTED and _exists(name)}
+
+
+def _imported(module: str) -> set[str]:
+    """Top-level names of everything that a module imports itself."""
+    return {name.split(".")[0] for name in _names(module)}
+
+
+def _names(module: str) -> set[str]:
     names: set[str] = set()
     for node in ast.walk(ast.parse(_path(module).read_text())):
         if isinstance(node, ast.Import):
@@ -49,7 +71,7 @@ def _imports(module: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module)
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return {name for name in names - FRAME if name.split(".")[0] in COUNTED and _exists(name)}
+    return names
 
 
 def _tree_bytes(module: str) -> bytes:

@@ -1,7 +1,6 @@
 """The resolved configuration of a run, kept in the catalog."""
 
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
@@ -31,25 +30,25 @@ def store_configuration(run: Run) -> str:
             code_version="",
             config_hash="",
             seed=run.config.seed,
-            key=f"config-{run.name}-{run.run_id}",
+            key=_key(run.name, run.run_id),
         )
     return artifact.ref.full
 
 
 def configuration_of_model(catalog: Catalog, model: str) -> Config:
-    """The configuration of the newest run of the model's dataset whose networks are the model's own.
-
-    Raises BadInput when the catalog holds none.
-    """
+    """The configuration of the run that trained the model. Raises BadInput when the catalog does not hold it."""
     artifact = catalog.get(model)
-    name = catalog.get(parent_of(catalog, model, "source")).name
-    for stored in catalog.ls(KIND, name):
-        config = read_configuration(catalog, stored.ref.full)
-        if all(asdict(getattr(config, section)) == artifact.meta[section] for section in ("condition", "diffusion")):
-            return config
-    raise BadInput(
-        f"{catalog.address} holds no configuration under which {model} was trained: run `gem3d enhance` first"
-    )
+    stored = catalog.find(_key(catalog.get(parent_of(catalog, model, "source")).name, artifact.run_id))
+    if stored is None:
+        raise BadInput(
+            f"{catalog.address} does not hold the configuration of run {artifact.run_id}, which trained {model}: "
+            "train it again with `gem3d enhance`"
+        )
+    return read_configuration(catalog, stored.ref.full)
+
+
+def _key(name: str, run_id: str) -> str:
+    return f"config-{name}-{run_id}"
 
 
 def read_configuration(catalog: Catalog, ref: str) -> Config:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,10 @@ import numpy as np
 from data_catalog import Catalog
 from gem3d_core.geometry import voxel_sizes
 from gem3d_core.metrics.overlap import score_case
-from gem3d_core.nnunet import Plans, RawCase, predict_arm, read_prediction, train_arm, write_images, write_raw
+from gem3d_core.nnunet import ArmSpec, Plans, RawCase, predict_arm, read_prediction, train_arm, write_images, write_raw
 from gem3d_core.volumes import read_label, read_volume
-from tasks.inputs import Source, open_prepared, open_source, parent_of
+from tasks.inputs import LabelIds, Source, dataset_path, open_prepared, open_source, parent_of
 from tasks.policy import accelerator, stage_task
-from tasks.publish import dataset_path
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
 
 ARM_ID = 1
@@ -30,7 +30,9 @@ def downstream(run: Run, prepared: str, arm: str, dataset: str | None) -> StageR
     """
     config = run.config
     inputs = (prepared,) if dataset is None else (prepared, dataset)
-    stage = Stage("downstream", __name__, "metrics", f"{run.name}-arm-{arm}", {"arm": config.evaluate.arm}, inputs)
+    stage = Stage(
+        "downstream", __name__, "metrics", f"{run.name}-arm-{arm}", {"arm": _identity(config.evaluate.arm)}, inputs
+    )
 
     def make(work: Work) -> Product:
         source = open_source(work.catalog, parent_of(work.catalog, prepared, "source"))
@@ -47,16 +49,20 @@ def downstream(run: Run, prepared: str, arm: str, dataset: str | None) -> StageR
             channel_name=source.channel,
             regions_class_order=source.regions_class_order,
         )
-        with accelerator(config):
-            work.progress.total(config.evaluate.arm.epochs, f"epochs of nnU-Net on {arm}")
-            model = train_arm(
-                work.folder, ARM_ID, plans, config.evaluate.arm, on_epoch=lambda done, _: work.progress.at(done)
-            )
+        with accelerator(config) as device:
+            spec = replace(config.evaluate.arm, device="cuda" if device == "cuda" else "cpu")
+            work.progress.total(spec.epochs, f"epochs of nnU-Net on {arm}")
+            model = train_arm(work.folder, ARM_ID, plans, spec, on_epoch=lambda done, _: work.progress.at(done))
             images = write_images(work.folder / "test", _true(source, opened.test), source.channel)
-            predicted = predict_arm(work.folder, model, images, work.folder / "predicted", config.evaluate.arm)
+            predicted = predict_arm(work.folder, model, images, work.folder / "predicted", spec)
         return _product(work, source, predicted, arm)
 
     return run_stage(run, stage, make)
+
+
+def _identity(arm: ArmSpec) -> dict[str, object]:
+    """What an arm's scores depend on: not where it runs or how often it saves."""
+    return {name: value for name, value in arm.to_dict().items() if name not in {"device", "workers", "save_every"}}
 
 
 def arms_of(run: Run, prepared: str, datasets: list[str]) -> dict[str, str | None]:
@@ -83,6 +89,14 @@ def _published(catalog: Catalog, dataset: str) -> Iterator[RawCase]:
         yield RawCase(name, image.array, image.affine, label.array)
 
 
+def _scored(source: Source) -> tuple[dict[str, LabelIds], list[int]]:
+    """The labels to score, and the ids of nnU-Net's `ignore` label, which is none of them."""
+    ids = source.labels.get("ignore", ())
+    return {name: i for name, i in source.labels.items() if name != "ignore"}, list(ids) if isinstance(
+        ids, tuple
+    ) else [ids]
+
+
 def _product(work: Work, source: Source, predicted: dict[str, Path], arm: str) -> Product:
     """Scores of every test case against the source's own label map."""
     import pandas as pd
@@ -90,8 +104,10 @@ def _product(work: Work, source: Source, predicted: dict[str, Path], arm: str) -
     rows = []
     for case, path in predicted.items():
         truth = source.cases[case].read_label()
-        prediction = read_prediction(path, truth.affine)
-        scored = score_case(prediction.astype(np.int16), truth.array, source.labels, voxel_sizes(truth.affine))
+        prediction = read_prediction(path, truth.affine).astype(np.int16)
+        labels, ignored = _scored(source)
+        known = ~np.isin(truth.array, ignored)  # nobody says what is right where the truth says `ignore`
+        scored = score_case(prediction * known, truth.array * known, labels, voxel_sizes(truth.affine))
         for label, overlap in {**scored.labels, MEAN: scored.mean}.items():
             rows.append({"arm": arm, "case": case, "label": label, "dice": overlap.dice, "hd95": overlap.hd95})
     table = pd.DataFrame(rows)

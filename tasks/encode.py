@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from gem3d_core.codec import Codec, fit_codec, load_codec, psnr
 from gem3d_core.conditions import condition_channels, encode_mask
 from gem3d_core.settings import ConditionSpec
-from tasks.inputs import Prepared, open_prepared
+from tasks.inputs import Prepared, hash_files, open_prepared
 from tasks.policy import accelerator, stage_task
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
 
@@ -22,7 +22,8 @@ FIT_SLICES = 4096
 def encode(run: Run, prepared: str) -> StageResult:
     """`latents` of a `prepared` dataset, with the codec; its reconstruction PSNR is the ceiling of quality."""
     config = run.config
-    settings = {"codec": config.codec, "mask": config.condition.mask}
+    weights = sorted(Path(config.codec.weights).rglob("*")) if Path(config.codec.weights).is_dir() else []
+    settings = {"codec": config.codec, "mask": config.condition.mask, "weights": hash_files(weights)}
 
     def make(work: Work) -> Product:
         opened = open_prepared(work.catalog, prepared)

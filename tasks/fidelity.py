@@ -14,14 +14,21 @@ from configs import Config
 from data_catalog import Artifact, Catalog
 from gem3d_core.errors import NotAvailable
 from gem3d_core.metrics.continuity import border_ratio, smoothness_ratio
-from gem3d_core.metrics.features import Extractor, efficientnet_lite0, find_weights, load_lpips, radimagenet_resnet50
+from gem3d_core.metrics.features import (
+    LPIPS_TRUNK,
+    Extractor,
+    efficientnet_lite0,
+    find_weights,
+    load_lpips,
+    radimagenet_resnet50,
+)
 from gem3d_core.metrics.fidelity import feature_moments, fid, lpips_distance, ms_ssim
 from gem3d_core.metrics.privacy import nearest_distances
 from gem3d_core.pictures import PictureRow, comparison, distance_histogram
 from gem3d_core.resampling import Recipe, draw_volumes
 from gem3d_core.seeds import derive_seed
 from gem3d_core.windows import start_slice
-from tasks.inputs import Prepared, open_prepared, open_source, parent_of, read_label_slices, read_rows
+from tasks.inputs import Prepared, hash_files, open_prepared, open_source, parent_of, read_label_slices, read_rows
 from tasks.policy import accelerator, stage_task
 from tasks.resample import open_volume_model, sampling_identity
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
@@ -64,8 +71,8 @@ class Synthetic:
 
 
 @stage_task("fidelity")
-def fidelity(run: Run, latents: str, volume_model: str, volumes: str) -> StageResult:
-    """`metrics` NAME-fidelity of one repeat's `volumes` and of paired test volumes."""
+def fidelity(run: Run, latents: str, volume_model: str, volumes: list[str]) -> StageResult:
+    """`metrics` NAME-fidelity: of the first repeat's `volumes`, of paired test volumes; distances of all repeats."""
     config = run.config
     settings = {
         "features": config.evaluate.features,
@@ -73,21 +80,22 @@ def fidelity(run: Run, latents: str, volume_model: str, volumes: str) -> StageRe
         "paired_cases": config.evaluate.paired_cases,
         "resample": sampling_identity(config),
         "diffusion": config.diffusion,
-        "weights": str(weights_folder(config)),
+        "weights": hash_files([_weights_file(config, name) for name in (LPIPS_TRUNK, RADIMAGENET_FILE)]),
     }
-    inputs = (latents, volume_model, volumes)
+    inputs = (latents, volume_model, *volumes)
     stage = Stage("fidelity", __name__, "metrics", f"{run.name}-fidelity", settings, inputs, run.seed)
 
     def make(work: Work) -> Product:
         prepared = open_prepared(work.catalog, parent_of(work.catalog, latents, "prepared"))
-        drawn = work.catalog.get(volumes)
+        repeats = [work.catalog.get(ref) for ref in volumes]
+        drawn = repeats[0]
         with accelerator(config) as device:
             paired = _paired(work, run, prepared, latents, volume_model, device)
             values, missing = _fid(work, config, prepared, drawn, device)
             scores, unmeasured = _paired_scores(config, prepared, paired, device)
         values += [*scores, *_continuity(open_synthetic(work.catalog, drawn), prepared, SYNTHETIC)]
         values += _continuity(iter(paired), prepared, PAIRED)
-        distances = _distances(work, prepared, drawn)
+        distances = _distances(work, prepared, repeats)
         pictures = _pictures(work, prepared, drawn, paired, distances)
         return _product(work, values, missing | unmeasured, distances, pictures)
 
@@ -100,6 +108,14 @@ def weights_folder(config: Config) -> Path | None:
 
     named = config.runtime.weights or os.environ.get("GEM3D_WEIGHTS")
     return Path(named).expanduser().absolute() if named else None
+
+
+def _weights_file(config: Config, name: str) -> Path:
+    """Where weights are found; the bare name where they are not, which hashes to none."""
+    try:
+        return find_weights(name, weights_folder(config))
+    except NotAvailable:
+        return Path(name)
 
 
 def open_synthetic(catalog: Catalog, volumes: Artifact) -> Iterator[Synthetic]:
@@ -156,7 +172,8 @@ def _fid(
     except NotAvailable as reason:
         return [], {"FID": str(reason)}
     limit = config.evaluate.fid_volumes
-    chosen = set(evenly(range(cast("int", volumes.meta["volumes"])), limit))
+    accepted = cast("int", volumes.meta["volumes"]) - cast("int", volumes.meta["rejected"])
+    chosen = set(evenly(range(accepted), limit))
     synthetic = (s for k, s in enumerate(open_synthetic(work.catalog, volumes)) if k in chosen)
     sets: dict[str, Iterator[tuple[np.ndarray, np.ndarray]]] = {SYNTHETIC: ((s.slices, s.outline) for s in synthetic)}
     if prepared.test:
@@ -218,14 +235,13 @@ def _continuity(volumes: Iterator[Synthetic], prepared: Prepared, of: str) -> li
     return values
 
 
-def _distances(work: Work, prepared: Prepared, volumes: Artifact) -> "pd.DataFrame":
+def _distances(work: Work, prepared: Prepared, repeats: list[Artifact]) -> "pd.DataFrame":
     """Each synthetic and each held-out volume's distance to its nearest training volume, RMSE in [-1, 1] units."""
     import pandas as pd
 
-    names = [s.name for s in open_synthetic(work.catalog, volumes)]
-    near = nearest_distances(
-        (s.slices for s in open_synthetic(work.catalog, volumes)), (prepared.image(c) for c in prepared.train)
-    )
+    names = [s.name for volumes in repeats for s in open_synthetic(work.catalog, volumes)]
+    drawn = (s.slices for volumes in repeats for s in open_synthetic(work.catalog, volumes))
+    near = nearest_distances(drawn, (prepared.image(c) for c in prepared.train))
     frames = [_nearest_table(names, SYNTHETIC, near.indices, near.distances, prepared)]
     if prepared.test:
         held = nearest_distances(

@@ -1,7 +1,8 @@
 """Artifacts as the stages read them: typed rows over the Parquet indexes, volumes over the NIfTI files."""
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -183,6 +184,23 @@ def parent_of(catalog: Catalog, ref: str, kind: str) -> str:
         if isinstance(artifact, Artifact) and artifact.kind == kind:
             return artifact.ref.full
     raise BadInput(f"{ref} does not descend from any {kind} in this catalog: give a reference that does")
+
+
+def hash_files(paths: Iterable[Path]) -> dict[str, str | None]:
+    """SHA-256 of files by name, none for one that is not there: what a stage reads from outside the catalog."""
+    found: dict[str, str | None] = {}
+    for path in paths:
+        found[path.name] = None
+        if path.is_file():
+            with path.open("rb") as stream:
+                found[path.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return found
+
+
+def dataset_path(catalog: Catalog, ref: str) -> Path:
+    """The nnU-Net folder of a published dataset, ready to be used as it lies."""
+    artifact = catalog.get(ref)
+    return catalog.view(artifact) / cast("str", artifact.meta["folder"])
 
 
 def read_rows(path: Path) -> list[dict[str, object]]:

@@ -37,5 +37,7 @@ def accelerator(config: Config) -> Iterator[str]:
     if device == "cpu":
         yield device
         return
+    # sample k is the same again on the same device, at the price of some speed
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     with concurrency(GPU_SLOT, occupy=1, strict=False):
         yield device

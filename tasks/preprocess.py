@@ -14,7 +14,7 @@ from gem3d_core import prepare
 from gem3d_core.nnunet import Plans, RawCase, plan, write_raw
 from gem3d_core.split import Split, split_cases
 from gem3d_core.volumes import write_nifti
-from tasks.inputs import Source, SourceCase, open_source
+from tasks.inputs import Source, SourceCase, hash_files, open_source
 from tasks.policy import stage_task
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
 
@@ -28,7 +28,12 @@ PLANNING_ID = 1
 @stage_task("preprocess")
 def preprocess(run: Run, source: str) -> StageResult:
     """`prepared` of a `source`."""
-    settings = {"prepare": run.config.prepare, "split": run.config.data.split}
+    split_file = run.config.data.split.file
+    settings = {
+        "prepare": run.config.prepare,
+        "split": run.config.data.split,
+        "split_file": hash_files([Path(split_file)] if split_file else []),
+    }
 
     def make(work: Work) -> Product:
         opened = open_source(work.catalog, source)

@@ -3,7 +3,6 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from data_catalog import Artifact, Catalog
 from gem3d_core.volumes import write_nifti
@@ -145,9 +144,3 @@ def _readme(source: Source, published: list[_Volume], folder: str, factor: int, 
         labels=", ".join(f"{name} {ids}" for name, ids in source.labels.items()),
         licence=source.artifact.meta["licence"] or "not stated",
     )
-
-
-def dataset_path(catalog: Catalog, ref: str) -> Path:
-    """The nnU-Net folder of a published dataset, ready to be used as it lies."""
-    artifact = catalog.get(ref)
-    return catalog.view(artifact) / cast("str", artifact.meta["folder"])

@@ -1,14 +1,18 @@
 """The report of a run: what was made of what, how good it is, and what could not be said."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
+
+import numpy as np
 
 from data_catalog import Artifact, Catalog
 from gem3d_core.check import Fault
 from gem3d_core.metrics.fidelity import PLANES, Fid, Plane
 from gem3d_core.metrics.overlap import CaseOverlap, Overlap
+from gem3d_core.pictures import loss_curve
 from gem3d_core.report import Cell, Missing, Report, Stage, Table, write_report
 from gem3d_core.report_tables import continuity_table, downstream_table, fid_table, paired_table, privacy_table
 from tasks.configuration import as_yaml
@@ -45,12 +49,23 @@ def report(
     def make(work: Work) -> Product:
         opened = open_prepared(work.catalog, prepared)
         source = open_source(work.catalog, parent_of(work.catalog, prepared, "source"))
-        artifacts = [work.catalog.get(ref) for ref in (source.artifact.ref.full, *inputs)]
+        drawn_from = [parent for ref in volumes for parent in work.catalog.get(ref).parents if parent not in inputs]
+        artifacts = [work.catalog.get(ref) for ref in (source.artifact.ref.full, *inputs, *drawn_from)]
         written = write_report(_report(work, run, source, opened, artifacts), work.folder / "out")
+        _distances_csv(work, artifacts)
         files = {str(path.relative_to(work.folder / "out")): path for path in _files(work.folder / "out")}
         return Product(files, {"pages": [path.name for path in written]})
 
     return run_stage(run, stage, make)
+
+
+def _distances_csv(work: Work, artifacts: list[Artifact]) -> None:
+    """The distance of every volume to its nearest training volume, beside the report."""
+    import pandas as pd
+
+    for artifact in (a for a in artifacts if "distances.parquet" in a.files):
+        distances = pd.read_parquet(work.catalog.path(artifact, "distances.parquet"))
+        distances.to_csv(work.folder / "out" / "distances.csv", index=False, float_format="%.5f")
 
 
 def _files(folder: Path) -> list[Path]:
@@ -72,7 +87,7 @@ def _report(work: Work, run: Run, source: Source, prepared: Prepared, artifacts:
         not_evaluated=_not_evaluated(run, prepared, measured, artifacts),
         stages=tuple(_stage(catalog, a) for a in artifacts),
         tables=(*_fidelity_tables(catalog, run, prepared, measured), *([downstream_table(arms)] if arms else [])),
-        pictures=tuple(_pictures(catalog, artifacts)),
+        pictures=tuple(_pictures(work, artifacts)),
         configuration=as_yaml(run.config),
         provenance={
             a.ref.full: f"made by code {a.code_version[:12]}, configuration {a.config_hash[:12]}" for a in artifacts
@@ -123,13 +138,22 @@ def _counts(prepared: Prepared) -> dict[str, int]:
 def _dataset_facts(source: Source, prepared: Prepared) -> dict[str, Cell]:
     x, y, z = prepared.target_spacing
     return {
-        "folder": str(source.artifact.meta["root"]),
+        "folder": Path(str(source.artifact.meta["root"])).name,
         "channel": f"{source.channel} ({source.modality.upper()})",
         "labels": ", ".join(f"{name} {ids}" for name, ids in source.labels.items()),
         "cases": len(source.cases),
         "spacing that nnU-Net chose (x, y, z)": f"{x:g} x {y:g} x {z:g} mm",
         "licence": str(source.artifact.meta["licence"]) or Missing("dataset.json states none"),
+        **_notes(prepared),
     }
+
+
+def _notes(prepared: Prepared) -> dict[str, Cell]:
+    """What preparation had to say, each note with the number of its cases."""
+    rows = read_rows(prepared.catalog.path(prepared.artifact, "cases.parquet"))
+    counts = Counter(str(row["notes"]) for row in rows if row["notes"])
+    notes: dict[str, Cell] = {f"note on {n} case(s)": note for note, n in counts.most_common(5)}
+    return notes | ({"plan": str(prepared.artifact.meta["plan_note"])} if prepared.artifact.meta["plan_note"] else {})
 
 
 def _split_facts(prepared: Prepared) -> dict[str, Cell]:
@@ -167,7 +191,7 @@ def _not_evaluated(
 def _stage(catalog: Catalog, artifact: Artifact) -> Stage:
     rows = catalog.table("metrics", artifact)
     seconds = float(rows.loc[rows["metric"] == "seconds", "value"].sum()) if "metric" in rows else 0.0
-    return Stage(str(artifact.meta["stage"]), seconds / 60, False, str(artifact.ref))
+    return Stage(str(artifact.meta["stage"]), seconds / 60, str(artifact.ref))
 
 
 def _fidelity_tables(catalog: Catalog, run: Run, prepared: Prepared, measured: Artifact | None) -> list[Table]:
@@ -215,15 +239,14 @@ def _known(values: list[Value], metric: str, of: str) -> list[float]:
     return [value for value in _of(values, metric, of) if value is not None]
 
 
-def _pictures(catalog: Catalog, artifacts: list[Artifact]) -> list[tuple[str, Path]]:
-    """Volumes first, in the order of the captions, then the loss curves."""
-    found = [(name, a) for a in artifacts for name in sorted(a.files) if name.endswith(".png")]
-    order = list(CAPTIONS)
-    found.sort(key=lambda picture: order.index(picture[0]) if picture[0] in order else len(order))
-    return [
-        (
-            CAPTIONS.get(name, f"Training loss of {artifact.name}, {artifact.meta.get('steps')} steps"),
-            catalog.view(artifact) / name,
-        )
-        for name, artifact in found
-    ]
+def _pictures(work: Work, artifacts: list[Artifact]) -> list[tuple[str, Path]]:
+    """Volumes first, in the order of the captions, then the losses of every model."""
+    pictures = []
+    for name, caption in CAPTIONS.items():
+        pictures += [(caption, work.catalog.view(a) / name) for a in artifacts if name in a.files]
+    for model in (a for a in artifacts if a.kind == "model"):
+        rows = read_rows(work.catalog.path(model, "losses.parquet"))
+        steps, losses = (np.array([row[column] for row in rows]) for column in ("step", "loss"))
+        path = loss_curve({str(model.meta["stage"]): (steps, losses)}, work.folder / f"{model.name}.png")
+        pictures.append((f"Training loss of {model.name}, {model.meta['steps']} steps", path))
+    return pictures

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from configs import Config
 from data_catalog import Artifact, Catalog
 from gem3d_core.codec import load_codec
-from gem3d_core.errors import Gem3dError
+from gem3d_core.errors import BadInput, Gem3dError
 from gem3d_core.geometry import Geometry
 from gem3d_core.intensity import IntensityMap, median_map
 from gem3d_core.models import load_network
@@ -119,6 +119,8 @@ def resample(run: Run, volume_model: str, latents: str, informed: str, masks: st
         source = open_source(work.catalog, parent_of(work.catalog, latents, "source"))
         inputs = _Inputs(work.catalog, source, prepared, work.catalog.get(masks))
         entries, given_up = _entries(inputs, work.catalog.get(informed), repeat)
+        if not entries:
+            raise BadInput(f"no mask is left to draw a volume for: every edit was given up ({'; '.join(given_up[:3])})")
         with accelerator(config) as device:
             model = open_volume_model(work.catalog, volume_model, latents, config, device)
             _draw_all(work, model, inputs, entries, run, repeat)
@@ -128,9 +130,7 @@ def resample(run: Run, volume_model: str, latents: str, informed: str, masks: st
 
 
 def sampling_identity(config: Config) -> dict[str, object]:
-    """The sampler's settings without the batch, in which no volume depends."""
-    from dataclasses import asdict
-
+    """The sampler's settings without the batch, on which a volume depends by rounding only."""
     return {name: value for name, value in asdict(config.resample).items() if name != "batch"}
 
 
@@ -141,6 +141,12 @@ def open_volume_model(catalog: Catalog, model: str, latents: str, config: Config
     network = load_network(catalog.path(artifact, "network.json"), catalog.path(artifact, "weights.safetensors"), where)
     if not isinstance(network, VolumeNetwork):
         raise Gem3dError(f"{model} is a {artifact.meta['network']} model: re-sampling needs a volume model")
+    for section in ("condition", "diffusion"):
+        if asdict(getattr(config, section)) != artifact.meta[section]:
+            raise BadInput(
+                f"{model} was trained with {section} {artifact.meta[section]}, this run has "
+                f"{asdict(getattr(config, section))}: use the profile that it was trained with"
+            )
     encoded = catalog.get(latents)
     return VolumeModel(
         network=network,
@@ -190,6 +196,8 @@ def _draw_all(work: Work, model: VolumeModel, inputs: _Inputs, entries: list[_En
         for drawn in draw_volumes(model, recipes, spec, count):
             entry = waiting[drawn.name]
             writing.append(pool.submit(_write, work.folder / drawn.name, inputs, entry, drawn, run.seed, repeat))
+            while len(writing) > 2 * run.config.runtime.workers:
+                writing.pop(0).result()  # bounds what waits in memory, and shows a full disk at once
         for future in writing:
             future.result()
 
@@ -246,6 +254,10 @@ def _product(work: Work, entries: list[_Entry], given_up: list[str], models: dic
     for entry in entries:
         for name in ("image.nii.gz", "label.nii.gz", "slices.safetensors"):
             files[f"volumes/{entry.name}/{name}"] = work.folder / entry.name / name
+    if not table["accepted"].any():
+        raise Gem3dError(
+            f"none of {len(table)} volumes holds an image ({table['rejected_because'].iloc[0]}): train longer"
+        )
     meta = {"volumes": len(entries), "rejected": int((~table["accepted"]).sum()), "given_up": given_up}
     return Product(files, meta, {"volumes": table.assign(**models)})
 

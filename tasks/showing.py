@@ -1,5 +1,6 @@
 """What Prefect's interface shows of a run: the stages, the datasets and the metrics as artifacts."""
 
+import base64
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
@@ -32,5 +33,7 @@ def _show_report(folder: Path) -> None:
     create_markdown_artifact(markdown=(folder / "report.md").read_text(), key="report", description="The report")
     link = (folder / "report.html").as_uri()
     create_link_artifact(link=link, link_text="report.html", key="report-page", description="The report with pictures")
-    for picture in sorted(folder.rglob("*.png"))[:1]:
-        create_image_artifact(image_url=picture.as_uri(), key="report-picture", description=picture.stem)
+    for picture in sorted(folder.rglob("*.png"), key=lambda path: path.stat().st_size)[:1]:
+        # inlined, because a page that came by http may not show a file of this machine
+        inlined = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
+        create_image_artifact(image_url=inlined, key="report-picture", description=picture.stem)

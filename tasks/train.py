@@ -14,10 +14,10 @@ from gem3d_core.batches import open_latents
 from gem3d_core.checkpoints import NetworkFacts, save_network
 from gem3d_core.codec import load_codec
 from gem3d_core.models import Training, train_position_model, train_slice_model, tune_volume_model
-from gem3d_core.pictures import loss_curve
 from gem3d_core.schedule import make_schedule
 from gem3d_core.settings import TrainSpec, UNetSpec
 from gem3d_core.training import Trained
+from tasks.configuration import store_configuration
 from tasks.inputs import open_prepared, parent_of
 from tasks.policy import accelerator, stage_task
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
@@ -79,6 +79,7 @@ def _train(run: Run, job: _Job, inputs: tuple[str, ...]) -> StageResult:
     stage = Stage(job.stage, __name__, "model", name, settings, inputs, config.seed)
 
     def make(work: Work) -> Product:
+        store_configuration(run)
         facts = _facts(run, job, work, inputs[0])
         with accelerator(config) as device:
             work.progress.total(job.spec.steps, "steps")
@@ -125,12 +126,10 @@ def _product(
     losses = trained.losses.double().numpy()
     table = pd.DataFrame({"step": range(1, len(losses) + 1), "loss": losses})
     table.to_parquet(work.folder / "losses.parquet")
-    loss_curve({job.stage: (table["step"].to_numpy(), losses)}, work.folder / "losses.png")
     files = {
         "weights.safetensors": work.folder / "model" / "weights.safetensors",
         "network.json": work.folder / "model" / "network.json",
         "losses.parquet": work.folder / "losses.parquet",
-        "losses.png": work.folder / "losses.png",
     }
     meta = {
         "network": job.kind,

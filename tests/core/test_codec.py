@@ -89,7 +89,9 @@ def test_haar_codec_round_trips_slices_and_folders(levels: int, tmp_path: Path) 
 def test_haar_latents_have_unit_variance_and_the_emphasis_their_spread() -> None:
     slices = phantoms(count=40)
     spread = haar(slices[:, None], 2).std(dim=(0, 2, 3))
-    z = fit_haar(CodecSpec(levels=2), slices).encode(slices)
+    codec = fit_haar(CodecSpec(levels=2), slices)
+    z = codec.encode(slices)
+    torch.testing.assert_close(codec.emphasis, spread / spread.max(), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(z.mean(dim=(0, 2, 3)), torch.zeros(16), atol=1e-4, rtol=0)
     torch.testing.assert_close(z.std(dim=(0, 2, 3)), torch.ones(16), rtol=1e-3, atol=0)
 

@@ -82,8 +82,8 @@ def report(tmp_path: Path) -> Report:
         quarantined=("case_7: imagesTr/case_7_0000.nii.gz: <truncated>",),
         not_evaluated={"LPIPS": "the AlexNet trunk was not found; put it into --weights"},
         stages=(
-            Stage("ingest", 0.4, cached=False, ref="source/h@abc"),
-            Stage("encode", 0.0, cached=True, ref="latents/h@d"),
+            Stage("ingest", 0.4, ref="source/h@abc"),
+            Stage("encode", 0.0, ref="latents/h@d"),
         ),
         tables=tables(),
         pictures=(("losses & more", curve), ("nearest distances", distances)),

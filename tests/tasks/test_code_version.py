@@ -38,3 +38,20 @@ def test_only_what_is_executed_counts(
     first = module._tree_bytes("one")
     (tmp_path / "one.py").write_text(after)
     assert (module._tree_bytes("one") == first) is same
+
+
+def test_files_that_are_used_without_an_import_count() -> None:
+    assert "gem3d_core.nnunet" in module._closure("tasks.downstream")
+    for reached, files in module.BESIDE.items():
+        assert module._exists(reached)
+        assert all((module.ROOT / file).is_file() for file in files)
+
+
+def test_only_libraries_that_a_stage_imports_count() -> None:
+    def libraries(stage: str) -> set[str]:
+        return {name for reached in module._closure(stage) for name in module._imported(reached)} & module.ARITHMETIC
+
+    assert {"torch", "diffusers", "numpy"} <= libraries("tasks.train")
+    assert not {"torchio", "monai", "nnunetv2"} & libraries("tasks.train") - {"nnunetv2"}
+    assert {"torchio", "nibabel"} <= libraries("tasks.masks")
+    assert "monai" in libraries("tasks.downstream")
