@@ -114,6 +114,16 @@ class Config(Section):
             self._check_levels(2**self.codec.levels)
         elif self.codec.weights == "train":
             self._check_levels(8)
+        if self.publish.first_id + self.factor - 1 > 999:
+            raise ValueError(
+                f"publish.first_id={self.publish.first_id} leaves no nnU-Net number for {self.factor} datasets: 999 is "
+                "the last one"
+            )
+        beyond = [k for k in self.evaluate.factors or () if not 1 <= k <= self.factor]
+        if beyond:
+            raise ValueError(
+                f"evaluate.factors names {beyond}, but factor={self.factor} publishes 1x to {self.factor}x"
+            )
         if self.resample.overlap >= self.condition.window:
             raise ValueError(
                 f"resample.overlap={self.resample.overlap} must be smaller than "

@@ -139,9 +139,11 @@ def _enhance_parameters(values: dict[str, object]) -> "EnhanceParameters":
 
 
 def _dry_run(values: dict[str, object], *, as_json: bool) -> None:
-    from flows.forecast import forecast
+    from flows.parameters import dataset_folder, open_run
+    from tasks.forecast import forecast
 
-    told = forecast(_enhance_parameters(values))
+    parameters = _enhance_parameters(values)
+    told = forecast(open_run(parameters), dataset_folder(parameters), skip_bad=parameters.skip_bad)
     if as_json:
         _print_json(told.model_dump())
     else:

@@ -3,7 +3,6 @@
 import os
 import re
 from pathlib import Path
-from typing import Literal
 from uuid import uuid4
 
 from prefect.runtime import flow_run
@@ -12,21 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from configs import load
 from data_catalog import Ref
 from gem3d_core.errors import BadInput
-from tasks.stage import Run
-
-StageName = Literal[
-    "ingest",
-    "preprocess",
-    "encode",
-    "train-slices",
-    "tune-volume",
-    "train-informed",
-    "generate-informed-slices",
-    "augment-masks",
-    "resample",
-    "publish",
-    "evaluate",
-]
+from tasks.stage import Run, StageName
 
 
 class Settings(BaseModel):

@@ -26,7 +26,7 @@ class AugmentSpec:
     max_towards_centre_mm: float = 0.0
     labels: tuple[int, ...] | None = None
     attempts: int = 10
-    max_clipped: float = 0.05
+    max_clipped: float = 0.0
 
     def __post_init__(self) -> None:
         self._require("flip_probability", 0 <= self.flip_probability <= 1, "between 0 and 1")

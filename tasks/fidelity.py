@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from configs import Config
 from data_catalog import Artifact, Catalog
@@ -138,16 +138,28 @@ def open_synthetic(catalog: Catalog, volumes: Artifact) -> Iterator[Synthetic]:
 def _paired(work: Work, run: Run, prepared: Prepared, latents: str, volume_model: str, device: str) -> list[Synthetic]:
     """Test masks with the test volume's own slice as informed slice (Table 2)."""
     cases = prepared.test[: run.config.evaluate.paired_cases]
+    waiting = [case for case in cases if not _paired_file(work, case).exists()]
     model = open_volume_model(work.catalog, volume_model, latents, run.config, device)
-    work.progress.total(len(cases), "paired test volumes drawn")
-    drawn = []
-    for done, volume in enumerate(
-        draw_volumes(model, _paired_recipes(prepared, cases, run.seed), run.config.resample), 1
-    ):
-        outline = prepared.outline(volume.name)
-        drawn.append(Synthetic(volume.name, volume.name, "true", volume.slices.numpy(), outline, volume.borders))
+    work.progress.total(len(waiting), "paired test volumes drawn")
+    drawn = draw_volumes(model, _paired_recipes(prepared, waiting, run.seed), run.config.resample)
+    for done, volume in enumerate(drawn, start=1):
+        path = _paired_file(work, volume.name)
+        borders = torch.tensor(volume.borders, dtype=torch.int64)
+        building = path.with_suffix(".building")
+        save_file({"slices": volume.slices.contiguous(), "borders": borders}, building)
+        building.replace(path)
         work.progress.at(done)
-    return sorted(drawn, key=lambda volume: volume.name)
+    return [_read_paired(work, prepared, case) for case in cases]
+
+
+def _paired_file(work: Work, case: str) -> Path:
+    return work.folder / f"paired-{case}.safetensors"
+
+
+def _read_paired(work: Work, prepared: Prepared, case: str) -> Synthetic:
+    stored = load_file(_paired_file(work, case))
+    borders = tuple(stored["borders"].tolist())
+    return Synthetic(case, case, "true", stored["slices"].numpy(), prepared.outline(case), borders)
 
 
 def _paired_recipes(prepared: Prepared, cases: list[str], seed: int) -> Iterator[Recipe]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from gem3d_core.augment import Augmented, augment_mask
 from gem3d_core.augment_spec import AugmentSpec
+from gem3d_core.errors import BadInput
 from gem3d_core.geometry import Geometry, canonical_spacing, plan_geometry
 from gem3d_core.outline import bounding_box
 from gem3d_core.seeds import derive_seed
@@ -34,6 +35,12 @@ def masks(run: Run, prepared: str, repeat: int) -> StageResult:
     def make(work: Work) -> Product:
         opened = open_prepared(work.catalog, prepared)
         source = open_source(work.catalog, parent_of(work.catalog, prepared, "source"))
+        unknown = set(config.masks.augment.labels or ()) - set(source.label_ids)
+        if unknown:
+            raise BadInput(
+                f"masks.augment.labels names {sorted(unknown)}, but the labels of {source.artifact.meta['root']} are "
+                f"{list(source.label_ids)}"
+            )
         waiting = [case for case in opened.train if not (work.folder / case / "facts.json").exists()]
         work.progress.total(len(waiting), "masks edited")
 

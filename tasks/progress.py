@@ -20,6 +20,16 @@ class Progress(Protocol):
         """So many are done."""
 
 
+class Nothing:
+    """Shows nothing."""
+
+    def total(self, units: int, what: str) -> None:
+        """Not counted."""
+
+    def at(self, done: int, note: str = "") -> None:
+        """Not shown."""
+
+
 class _Shown:
     """Both displays; Prefect's is updated every few seconds, since each update is a request."""
 

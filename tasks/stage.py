@@ -4,21 +4,22 @@ A stage is identified by its name, the versions of its inputs, the part of the c
 and its code version. What is already in the catalog under that key is not made again.
 """
 
+import fcntl
 import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from configs import Config
 from data_catalog import Artifact, Catalog
 from tasks.code_version import code_version
-from tasks.progress import Progress, open_progress
+from tasks.progress import Nothing, Progress, open_progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +27,20 @@ if TYPE_CHECKING:
 
 SECONDS = "seconds.txt"
 """File in a stage's scratch folder that holds the seconds spent on it so far."""
+StageName = Literal[
+    "ingest",
+    "preprocess",
+    "encode",
+    "train-slices",
+    "tune-volume",
+    "train-informed",
+    "generate-informed-slices",
+    "augment-masks",
+    "resample",
+    "publish",
+    "evaluate",
+]
+"""The stages of enhance-dataset, in their order; each is a flow and a deployment of the same name."""
 
 
 class Run(BaseModel):
@@ -116,14 +131,32 @@ def run_stage(run: Run, stage: Stage, make: Callable[[Work], Product]) -> StageR
     # an uncached run must not pick up what an earlier one left unfinished, but must survive its own kill
     scratch = key if run.use_cache else hashlib.sha256(f"{key}{run.run_id}".encode()).hexdigest()
     folder = catalog.scratch(scratch)
-    with open_progress(stage.name) as progress, _timed(folder / SECONDS):
-        product = make(Work(catalog, folder, progress))
-    artifact = catalog.put(
+    with _alone(folder):
+        # another process may have made it while this one waited for the folder
+        found = catalog.find(key) if run.use_cache else None
+        if found is None:
+            found = _make(run, stage, make, Work(catalog, folder, Nothing()), key, settings, parents)
+        catalog.clear_scratch(scratch)
+    return StageResult(stage=stage.name, ref=found.ref.full, seconds=time.monotonic() - began, cached=False)
+
+
+def _make(
+    run: Run,
+    stage: Stage,
+    make: Callable[[Work], Product],
+    work: Work,
+    key: str,
+    settings: str,
+    parents: list[Artifact],
+) -> Artifact:
+    with open_progress(stage.name) as progress, _timed(work.folder / SECONDS):
+        product = make(replace(work, progress=progress))
+    return work.catalog.put(
         stage.kind,
         stage.artifact,
         files=product.files,
         meta={**product.meta, "stage": stage.name},
-        tables=_with_seconds(product.tables, folder / SECONDS),
+        tables=_with_seconds(product.tables, work.folder / SECONDS),
         parents=[parent.ref for parent in parents],
         run_id=run.run_id,
         code_version=code_version(stage.module),
@@ -131,8 +164,15 @@ def run_stage(run: Run, stage: Stage, make: Callable[[Work], Product]) -> StageR
         seed=stage.seed,
         key=key,
     )
-    catalog.clear_scratch(scratch)
-    return StageResult(stage=stage.name, ref=artifact.ref.full, seconds=time.monotonic() - began, cached=False)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a scratch folder alone, waiting for another process that works in it; a kill releases it."""
+    with (folder / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder.mkdir(exist_ok=True)  # the one that was waited for clears the folder when it is done
+        yield
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The networks: counted at the paper's width, run at a reduced one, and the volume model as the slice model's equal."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,6 +24,24 @@ from gem3d_core.settings import UNetSpec
 SMALL = UNetSpec(base_channels=16, multipliers=(1, 2, 2), blocks=1, attention_at=(2, 4), head_channels=8, norm_groups=8)
 LATENT, MASK, N = 4, 3, 5
 PAPER = ["brats-paper", "abdomen-paper"]
+
+
+@pytest.mark.parametrize("profile", PAPER)
+def test_paper_models_run_forward_and_backward_at_reduced_width(profile: str) -> None:
+    """The paper's own levels, blocks and attention, an eighth as wide."""
+    config = load(profile)
+    narrow = {"base_channels": 32, "head_channels": 16, "norm_groups": 16}
+    spec, position = replace(config.unet, **narrow), replace(config.position_unet, **narrow)
+    n = 3
+    network = VolumeNetwork(slice_network(spec, 12, 4, offset=config.condition.slice_offset), spec, n)
+    x, t = torch.randn(n, 12, 16, 16), torch.full((n,), 500)
+    network(x, t).square().mean().backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in network.volumetric_parameters().values())
+    unet = position_network(position, 4)
+    predicted = unet(x[:, :4], t, encoder_hidden_states=embed_position(torch.tensor([0.0, 0.5, 1.0]))).sample
+    assert predicted.shape == (n, 4, 16, 16)
+    predicted.square().mean().backward()
+    assert all(p.grad is not None for p in unet.parameters())
 
 
 def small_slice_network(*, offset: bool = True) -> UNet2DModel:

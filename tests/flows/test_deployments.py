@@ -20,8 +20,8 @@ import pytest
 import yaml
 from prefect.flows import Flow, load_flow_from_entrypoint
 
-from flows.parameters import StageName
 from gem3d_core.phantoms import write_cohort
+from tasks.stage import StageName
 
 ROOT = Path(__file__).resolve().parents[2]
 HIPPOCAMPUS = ROOT.parent / "shared" / "data" / "Task04_Hippocampus"

@@ -13,7 +13,7 @@ from typer.main import get_command
 
 from configs import profile_names
 from flows.cli import app
-from flows.parameters import StageName
+from tasks.stage import StageName
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/containers.md")]

@@ -1,5 +1,8 @@
 """The frame around every stage: keys, cache, scratch."""
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -82,3 +85,21 @@ def test_seconds_of_a_stage_are_in_the_catalog(tmp_path: Path) -> None:
     result = run_stage(a_run(tmp_path), a_stage(), Maker())
     rows = Catalog.open(tmp_path).table("metrics", result.ref)
     assert rows.loc[rows["metric"] == "seconds", "value"].tolist()[0] >= 0
+
+
+def test_two_processes_do_not_make_the_same_thing_twice(tmp_path: Path) -> None:
+    """The second waits for the first and finds its artifact; file locks keep threads apart as they do processes."""
+    began = threading.Event()
+    make = Maker()
+
+    def slow(work: Work) -> Product:
+        began.set()
+        time.sleep(0.5)
+        return make(work)
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(run_stage, a_run(tmp_path), a_stage(), slow)
+        assert began.wait(10)
+        second = pool.submit(run_stage, a_run(tmp_path, run_id="other"), a_stage(), slow)
+        assert first.result(20).ref == second.result(20).ref
+    assert make.calls == 1
