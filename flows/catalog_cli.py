@@ -75,9 +75,13 @@ def verify(catalog: CatalogOption = None, as_json: Json = False) -> None:
 
 
 @catalog_app.command("export", epilog="Example: gem3d catalog export dataset/Hippocampus-1x ./out")
-def export(ref: str, folder: Path, catalog: CatalogOption = None) -> None:
+def export(ref: str, folder: Path, catalog: CatalogOption = None, as_json: Json = False) -> None:
     """Copy an artifact's files to a new folder, with its record as manifest.json."""
-    typer.echo(str(_open(catalog).export(ref, folder)))
+    written = str(_open(catalog).export(ref, folder))
+    if as_json:
+        _print({"ref": ref, "folder": written})
+    else:
+        typer.echo(written)
 
 
 def _open(address: str | None) -> "Catalog":

@@ -33,9 +33,20 @@ NoCache = Annotated[bool, typer.Option("--no-cache", help="Make everything anew,
 def main() -> None:
     """Run the command line; exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted."""
     try:
-        app()
+        _guarded()
     except KeyboardInterrupt:
         _fail("interrupted; the same command goes on from what is finished", INTERRUPTED)
+    except BaseException as error:
+        # Prefect turns SIGTERM into an exception of its own, which only its own modules may name cheaply
+        if type(error).__name__ != "TerminationSignal":
+            raise
+        _fail("terminated; the same command goes on from what is finished", INTERRUPTED)
+
+
+def _guarded() -> None:
+    """Run the application; what explains itself is printed as one line, without a traceback."""
+    try:
+        app()
     except Gem3dError as error:
         _fail(str(error), _code(error))
     except RuntimeError as error:
@@ -176,11 +187,16 @@ def phantoms(
     cases: Annotated[int, typer.Option(min=1)] = 12,
     size: Annotated[int, typer.Option(min=16, help="In-plane voxels of a case, about.")] = 48,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    as_json: Json = False,
 ) -> None:
     """Write a small cohort of brain-like phantoms as an nnU-Net raw dataset."""
     from gem3d_core.phantoms import write_cohort
 
-    typer.echo(str(write_cohort(folder, cases=cases, size=size, seed=seed)))
+    dataset = str(write_cohort(folder, cases=cases, size=size, seed=seed))
+    if as_json:
+        _print_json({"dataset": dataset, "cases": cases})
+    else:
+        typer.echo(dataset)
 
 
 def _run(start: "Callable[[], Summary]", *, as_json: bool) -> None:

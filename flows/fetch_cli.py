@@ -1,5 +1,6 @@
 """`gem3d fetch`: public datasets, resumable and checked."""
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,7 @@ def fetch(
         str | None, typer.Option(help="Address to use instead of the configured one [GEM3D_FETCH_URL].")
     ] = None,
     checksum: Annotated[str | None, typer.Option(help="Expected SHA-256 or MD5 instead of the configured one.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
     """Download and unpack a public dataset; an interrupted download goes on where it stopped."""
     from configs.sources import source
@@ -23,4 +25,5 @@ def fetch(
     known = source(name)
     address = url or os.environ.get("GEM3D_FETCH_URL") or known.url
     archive = download(address, checksum or known.checksum, to / Path(address).name)
-    typer.echo(str(extract(archive, to)))
+    folder = str(extract(archive, to))
+    typer.echo(json.dumps({"dataset": folder, "address": address}) if as_json else folder)
