@@ -149,10 +149,10 @@ def _dataset_facts(source: Source, prepared: Prepared) -> dict[str, Cell]:
 
 
 def _notes(prepared: Prepared) -> dict[str, Cell]:
-    """What preparation had to say, each note with the number of its cases."""
+    """What preparation had to say, and of how many cases; what differs from case to case stays in the catalog."""
     rows = read_rows(prepared.catalog.path(prepared.artifact, "cases.parquet"))
-    counts = Counter(str(row["notes"]) for row in rows if row["notes"])
-    notes: dict[str, Cell] = {f"note on {n} case(s)": note for note, n in counts.most_common(5)}
+    counts = Counter(note.partition(":")[0] for row in rows for note in str(row["notes"]).split("; ") if note)
+    notes: dict[str, Cell] = {note: f"{n} case(s)" for note, n in counts.most_common()}
     return notes | ({"plan": str(prepared.artifact.meta["plan_note"])} if prepared.artifact.meta["plan_note"] else {})
 
 
