@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -129,12 +130,12 @@ def enhance(
         _dry_run(values, as_json=as_json)
         return
 
-    def start() -> "Summary":
+    def prepare() -> "Callable[[], Summary]":
         from flows.enhance import enhance_dataset
 
-        return enhance_dataset(_enhance_parameters(values))
+        return partial(enhance_dataset, _enhance_parameters(values))
 
-    _run(start, as_json=as_json)
+    _run(prepare, as_json=as_json)
 
 
 def _enhance_parameters(values: dict[str, object]) -> "EnhanceParameters":
@@ -172,13 +173,13 @@ def resample(
 ) -> None:
     """New volumes from a trained volume model: a new version of the same datasets."""
 
-    def start() -> "Summary":
+    def prepare() -> "Callable[[], Summary]":
         from flows.resample import ResampleParameters, resample_dataset
 
         parameters = ResampleParameters(model=model, catalog=catalog, factor=factor, seed=seed, use_cache=not no_cache)
-        return resample_dataset(parameters)
+        return partial(resample_dataset, parameters)
 
-    _run(start, as_json=as_json)
+    _run(prepare, as_json=as_json)
 
 
 @app.command(epilog="Example: gem3d phantoms ./phantoms --cases 12")
@@ -199,13 +200,18 @@ def phantoms(
         typer.echo(dataset)
 
 
-def _run(start: "Callable[[], Summary]", *, as_json: bool) -> None:
-    """Run a flow in this process, on Prefect's own temporary server, and print what it made."""
+def _run(prepare: "Callable[[], Callable[[], Summary]]", *, as_json: bool) -> None:
+    """Run a flow in this process, on a server of its own where none is named, and print what it made."""
     from flows.environment import prepare_environment, quieten
 
     prepare_environment()
     quieten()
-    summary = start()
+    from flows.server import own_server  # imports Prefect, which reads the environment once
+
+    with own_server() as wait:
+        start = prepare()  # its imports take about as long as the server
+        wait()
+        summary = start()
     if as_json:
         _print_json(summary.model_dump())
     else:

@@ -2,34 +2,22 @@
 
 import logging
 import os
-import sysconfig
 import warnings
-from pathlib import Path
 
 from gem3d_core.errors import Gem3dError
 
-SHADOWING = ("argparse", "unittest2", "traceback2", "linecache2")
-"""Backports that nnU-Net's requirements bring; argparse shadows the standard library's in Prefect's server."""
 DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_LOGGING_LEVEL": "WARNING",
     "PREFECT_LOGGING_COLORS": "false",
 }
 
 
 def prepare_environment() -> None:
-    """Set defaults that the user has not set; raises Gem3dError where Prefect's own server could not start."""
+    """Set defaults that the user has not set."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
-    shadow = Path(sysconfig.get_paths()["purelib"]) / "argparse.py"
-    if shadow.exists() and not os.environ.get("PREFECT_API_URL"):
-        raise Gem3dError(
-            f"{shadow} shadows Python's own argparse and keeps Prefect's server from starting. Nothing needs it, so "
-            f"remove it: `pip uninstall -y {' '.join(SHADOWING)}` (`make setup` does that), or set PREFECT_API_URL to "
-            "a server"
-        )
 
 
 def quieten() -> None:
