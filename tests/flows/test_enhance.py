@@ -147,7 +147,8 @@ def test_a_change_of_stage_9_concerns_9_to_11_only(site: Site, gem3d: Command) -
     before = {s["name"] for s in json.loads(gem3d(*asked).stdout)["stages"] if s["cached"]}
     told = json.loads(gem3d(*asked, "--set", "resample.steps=4").stdout)
     after = {s["name"] for s in told["stages"] if s["cached"]}
-    assert before - after == {"resample", "publish"}
+    assert before - after == {"resample", "publish", "evaluate"}
+    assert len(before) == len(told["stages"])
     assert all(s["network_calls"] > 0 for s in told["stages"] if s["name"] in {"train-slices", "resample"})
 
 
