@@ -7,7 +7,6 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict, Field
 
-from configs import Config
 from data_catalog import Catalog
 from flows.ledger import Ledger, Summary
 from flows.parameters import catalog_address
@@ -58,7 +57,7 @@ def resample_dataset(params: ResampleParameters = ResampleParameters()) -> Summa
 
 def _stages(run: Run, ledger: Ledger, catalog: Catalog, volume_model: str) -> None:
     latents, prepared = (parent_of(catalog, volume_model, kind) for kind in ("latents", "prepared"))
-    position_model = _informed_model(catalog, run.config, latents)
+    position_model = _informed_model(catalog, latents, volume_model)
     volumes = []
     for repeat in range(run.config.factor):
         slices = ledger.enter("generate-informed-slices", informed(run, latents, position_model, repeat))
@@ -76,12 +75,9 @@ def _newest_volume_model(catalog: Catalog) -> str:
     raise BadInput(f"{catalog.address} holds no volume model: train one with `gem3d enhance`")
 
 
-def _informed_model(catalog: Catalog, config: Config, latents: str) -> str:
-    """The position-conditioned model of the same latents."""
-    for child in catalog.children(latents):
-        if child.kind == "model" and child.meta.get("network") == "position":
-            return child.ref.full
-    raise BadInput(
-        f"{latents} has no position-conditioned model (informed.mode={config.informed.mode}): "
-        "train it with `gem3d enhance ... --until train-informed`"
-    )
+def _informed_model(catalog: Catalog, latents: str, volume_model: str) -> str | None:
+    """The position-conditioned model of the same latents: of the volume model's own run, else the newest."""
+    run_id = catalog.get(volume_model).run_id
+    found = [child for child in catalog.children(latents) if child.meta.get("network") == "position"]
+    found.sort(key=lambda model: model.run_id != run_id)
+    return found[0].ref.full if found else None

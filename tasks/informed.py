@@ -9,7 +9,7 @@ import torch
 from configs import Config
 from data_catalog import Catalog
 from gem3d_core.codec import load_codec
-from gem3d_core.errors import Gem3dError
+from gem3d_core.errors import BadInput, Gem3dError
 from gem3d_core.models import load_network
 from gem3d_core.sampling import sample_slices
 from gem3d_core.schedule import make_schedule
@@ -45,9 +45,18 @@ def variants(config: Config) -> tuple[str, ...]:
     return ("true", "augmented") if config.masks.use == "both" else (config.masks.use,)
 
 
+def mode_of(prepared: Prepared, config: Config) -> str:
+    """How informed slices are made: as configured, but generated where no other patient can be a donor."""
+    patients = {prepared.cases[case].patient for case in prepared.train}
+    return config.informed.mode if len(patients) > 1 else "generated"
+
+
 @stage_task("generate-informed-slices")
-def informed(run: Run, latents: str, informed_model: str, repeat: int) -> StageResult:
-    """`informed` slices of one repeat. Where no other patient can be a donor they are generated, and it is said."""
+def informed(run: Run, latents: str, informed_model: str | None, repeat: int) -> StageResult:
+    """`informed` slices of one repeat. Where no other patient can be a donor they are generated, and it is said.
+
+    `informed_model` is needed for generated slices only. Raises BadInput where it is needed and there is none.
+    """
     config = run.config
     settings = {
         "informed": config.informed,
@@ -61,14 +70,13 @@ def informed(run: Run, latents: str, informed_model: str, repeat: int) -> StageR
         "informed",
         f"{run.name}-r{repeat}",
         settings,
-        (latents, informed_model),
+        (latents, informed_model) if informed_model else (latents,),
         run.seed,
     )
 
     def make(work: Work) -> Product:
         prepared = open_prepared(work.catalog, parent_of(work.catalog, latents, "prepared"))
-        patients = {prepared.cases[case].patient for case in prepared.train}
-        mode = config.informed.mode if len(patients) > 1 else "generated"
+        mode = mode_of(prepared, config)
         draws = draw_sources(prepared, config, run.seed, repeat, mode)
         slices = _cross(prepared, draws) if mode == "cross" else _generate(work, run, latents, informed_model, draws)
         note = "" if mode == config.informed.mode else "one patient only: no other can be a donor, slices are generated"
@@ -112,8 +120,13 @@ def _cross(prepared: Prepared, draws: list[Draw]) -> np.ndarray:
     return np.stack([rows[i] for i in range(len(draws))])
 
 
-def _generate(work: Work, run: Run, latents: str, model: str, draws: list[Draw]) -> np.ndarray:
+def _generate(work: Work, run: Run, latents: str, model: str | None, draws: list[Draw]) -> np.ndarray:
     """(N, H, W) by the position-conditioned model."""
+    if model is None:
+        raise BadInput(
+            f"{latents} has no position-conditioned model, and informed slices are to be generated: "
+            "train it with `gem3d enhance ... --until train-informed`"
+        )
     artifact = work.catalog.get(model)
     codec = load_codec(work.catalog.view(work.catalog.get(latents)) / "codec")
     shape = _latent_shape(work.catalog, latents)

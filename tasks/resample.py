@@ -25,6 +25,7 @@ from gem3d_core.sampling import count_windows
 from gem3d_core.schedule import make_schedule
 from gem3d_core.seeds import derive_seed
 from gem3d_core.volumes import write_nifti
+from tasks.informed import variants
 from tasks.inputs import (
     Prepared,
     Source,
@@ -71,16 +72,22 @@ class _Inputs:
     catalog: Catalog
     source: Source
     prepared: Prepared
-    masks: Artifact
+    masks: Artifact | None
+    """Edited masks; none where only true ones are used."""
+
+    def edited(self, entry: _Entry, what: str) -> Path:
+        """A file of an edited mask: `mask`, `outline` (slices) or `label` (source grid)."""
+        assert self.masks is not None
+        return self.catalog.path(self.masks, f"cases/{entry.case}/{what}.nii.gz")
 
     def mask(self, entry: _Entry) -> np.ndarray:
         if entry.augmented:
-            return read_label_slices(self.catalog.path(self.masks, f"cases/{entry.case}/mask.nii.gz"))
+            return read_label_slices(self.edited(entry, "mask"))
         return self.prepared.mask(entry.case)
 
     def outline(self, entry: _Entry) -> np.ndarray:
         if entry.augmented:
-            return read_label_slices(self.catalog.path(self.masks, f"cases/{entry.case}/outline.nii.gz")) > 0
+            return read_label_slices(self.edited(entry, "outline")) > 0
         return self.prepared.outline(entry.case)
 
     def label(self, entry: _Entry) -> np.ndarray:
@@ -88,7 +95,7 @@ class _Inputs:
         if entry.augmented:
             from gem3d_core.volumes import read_label
 
-            return read_label(self.catalog.path(self.masks, f"cases/{entry.case}/label.nii.gz")).array
+            return read_label(self.edited(entry, "label")).array
         return self.source.cases[entry.case].read_label().array
 
     def intensity(self, entry: _Entry) -> tuple[IntensityMap, str]:
@@ -101,8 +108,12 @@ class _Inputs:
 
 @stage_task("resample")
 def resample(run: Run, volume_model: str, latents: str, informed: str, masks: str, repeat: int) -> StageResult:
-    """`volumes` of one repeat, in the source geometry. A volume that is finished is not drawn again after a kill."""
+    """`volumes` of one repeat, in the source geometry. A volume that is finished is not drawn again after a kill.
+
+    `masks` is an input where edited masks are used; true masks stand in `prepared`.
+    """
     config = run.config
+    edited = masks if "augmented" in variants(config) else None
     settings = {"resample": sampling_identity(config), "diffusion": config.diffusion, "condition": config.condition}
     stage = Stage(
         "resample",
@@ -110,21 +121,21 @@ def resample(run: Run, volume_model: str, latents: str, informed: str, masks: st
         "volumes",
         f"{run.name}-r{repeat}",
         {**settings, "repeat": repeat},
-        (volume_model, latents, informed, masks),
+        tuple(ref for ref in (volume_model, latents, informed, edited) if ref),
         run.seed,
     )
 
     def make(work: Work) -> Product:
         prepared = open_prepared(work.catalog, parent_of(work.catalog, latents, "prepared"))
         source = open_source(work.catalog, parent_of(work.catalog, latents, "source"))
-        inputs = _Inputs(work.catalog, source, prepared, work.catalog.get(masks))
+        inputs = _Inputs(work.catalog, source, prepared, work.catalog.get(edited) if edited else None)
         entries, given_up = _entries(inputs, work.catalog.get(informed), repeat)
         if not entries:
             raise BadInput(f"no mask is left to draw a volume for: every edit was given up ({'; '.join(given_up[:3])})")
         with accelerator(config) as device:
             model = open_volume_model(work.catalog, volume_model, latents, config, device)
             _draw_all(work, model, inputs, entries, run, repeat)
-        return _product(work, entries, given_up, {"model": volume_model, "informed": informed, "masks": masks})
+        return _product(work, entries, given_up, {"model": volume_model, "informed": informed, "masks": edited})
 
     return run_stage(run, stage, make)
 
@@ -160,21 +171,28 @@ def open_volume_model(catalog: Catalog, model: str, latents: str, config: Config
 
 def _entries(inputs: _Inputs, informed: Artifact, repeat: int) -> tuple[list[_Entry], list[str]]:
     """The volumes of a repeat, and what is left out because no edit of its mask was accepted."""
-    edits = {str(row["case"]): row for row in read_rows(inputs.catalog.path(inputs.masks, "cases.parquet"))}
+    edits = _edits(inputs)
     slices = read_slices(inputs.catalog.path(informed, "informed.nii.gz"))
     entries, given_up = [], []
     rows = read_rows(inputs.catalog.path(informed, "draws.parquet"))
     for index, (row, informed_slice) in enumerate(zip(rows, slices, strict=True)):
-        case, edit = str(row["case"]), edits[str(row["case"])]
+        case = str(row["case"])
         name = f"gem{repeat}_{index:04d}"
         if row["variant"] == "true":
             entries.append(_Entry(name, row, informed_slice, inputs.prepared.cases[case].geometry, None))
-        elif edit["accepted"]:
+        elif (edit := edits[case])["accepted"]:
             geometry = Geometry.from_dict(json.loads(str(edit["geometry"])))
             entries.append(_Entry(name, row, informed_slice, geometry, str(edit["edit"])))
         else:
             given_up.append(f"{case}: {edit['reasons']}")
     return entries, given_up
+
+
+def _edits(inputs: _Inputs) -> dict[str, dict[str, object]]:
+    """What was done to the mask of each case; empty where only true masks are used."""
+    if inputs.masks is None:
+        return {}
+    return {str(row["case"]): row for row in read_rows(inputs.catalog.path(inputs.masks, "cases.parquet"))}
 
 
 def _draw_all(work: Work, model: VolumeModel, inputs: _Inputs, entries: list[_Entry], run: Run, repeat: int) -> None:
@@ -247,7 +265,7 @@ def _write(folder: Path, inputs: _Inputs, entry: _Entry, drawn: Drawn, seed: int
     building.replace(folder / "facts.json")
 
 
-def _product(work: Work, entries: list[_Entry], given_up: list[str], models: dict[str, str]) -> Product:
+def _product(work: Work, entries: list[_Entry], given_up: list[str], models: dict[str, str | None]) -> Product:
     table = _table(work, entries)
     table.to_parquet(work.folder / "volumes.parquet")
     files = {"volumes.parquet": work.folder / "volumes.parquet"}
@@ -259,7 +277,7 @@ def _product(work: Work, entries: list[_Entry], given_up: list[str], models: dic
             f"none of {len(table)} volumes holds an image ({table['rejected_because'].iloc[0]}): train longer"
         )
     meta = {"volumes": len(entries), "rejected": int((~table["accepted"]).sum()), "given_up": given_up}
-    return Product(files, meta, {"volumes": table.assign(**models)})
+    return Product(files, meta, {"volumes": table.assign(**models).astype({"masks": "string"})})
 
 
 def _table(work: Work, entries: list[_Entry]) -> "pd.DataFrame":

@@ -16,6 +16,7 @@ import pytest
 
 from gem3d_core.errors import BadInput, Gem3dError
 from gem3d_core.nnunet import (
+    EPOCH,
     ArmSpec,
     Plans,
     RawCase,
@@ -258,13 +259,17 @@ def hippocampus(count: int) -> Iterator[RawCase]:
         yield RawCase(file.name.removesuffix(".nii.gz"), image.array, image.affine, label)
 
 
+LONGER = replace(TINY, epochs=8)
+"""Several times longer than it takes to see the first epoch's end and to kill."""
+
+
 class KilledError(Exception):
-    """What stands for a kill in the middle of the second epoch."""
+    """What stands for a kill in the middle of the training."""
 
 
-def kill_in_the_second_epoch(done: int, total: int) -> None:
-    assert total == TINY.epochs
-    if done == 1:
+def kill_after_the_first_epoch(done: int, total: int) -> None:
+    assert total == LONGER.epochs
+    if done >= 1:
         raise KilledError
 
 
@@ -282,13 +287,17 @@ def test_plan_train_kill_resume_and_predict(tmp_path: Path, monkeypatch: pytest.
     assert plans.spacing == (1.0, 1.0, 1.0)
     assert json.loads(plans.fingerprint)["spacings"] == [[1.0, 1.0, 1.0]] * 6
 
+    monkeypatch.setattr("gem3d_core.nnunet_process.POLL_SECONDS", 0.02)  # an epoch takes a tenth of a second
     with pytest.raises(KilledError):
-        train_arm(work, 501, plans, TINY, kill_in_the_second_epoch)
+        train_arm(work, 501, plans, LONGER, kill_after_the_first_epoch)
     shutil.copytree(work, whole, ignore=shutil.ignore_patterns("results"))
-    epochs: list[int] = []
-    resumed = train_arm(work, 501, plans, TINY, lambda done, _: epochs.append(done))
-    assert epochs == [1]
-    uninterrupted = train_arm(whole, 501, plans, TINY)
+    told: list[int] = []
+    resumed = train_arm(work, 501, plans, LONGER, lambda done, _: told.append(done))
+    assert told[-1] == LONGER.epochs - 1
+    trained = [int(epoch) for epoch in EPOCH.findall((work / "logs" / "train.log").read_text())]
+    assert trained[0] >= 1
+    assert trained == list(range(trained[0], LONGER.epochs))
+    uninterrupted = train_arm(whole, 501, plans, LONGER)
     ours, theirs = (
         torch.load(model / "fold_all" / "checkpoint_final.pth", weights_only=False)["network_weights"]
         for model in (resumed, uninterrupted)
@@ -296,7 +305,7 @@ def test_plan_train_kill_resume_and_predict(tmp_path: Path, monkeypatch: pytest.
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in theirs)
 
     images = write_images(Path("images"), hippocampus(2), "MRI")
-    predicted = predict_arm(work, resumed, images, Path("out"), TINY)
+    predicted = predict_arm(work, resumed, images, Path("out"), LONGER)
     for case in hippocampus(2):
         labels = read_prediction(predicted[case.case], case.affine)
         assert labels.shape == case.image.shape
@@ -304,8 +313,8 @@ def test_plan_train_kill_resume_and_predict(tmp_path: Path, monkeypatch: pytest.
 
     finished = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.*") if file.is_file()}
     plan(work, 501)
-    train_arm(work, 501, plans, TINY)
-    predict_arm(work, resumed, images, Path("out"), TINY)
+    train_arm(work, 501, plans, LONGER)
+    predict_arm(work, resumed, images, Path("out"), LONGER)
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.*") if file.is_file()} == finished
 
 
