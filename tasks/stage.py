@@ -7,6 +7,7 @@ and its code version. What is already in the catalog under that key is not made 
 import fcntl
 import hashlib
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 SECONDS = "seconds.txt"
 """File in a stage's scratch folder that holds the seconds spent on it so far."""
+HEARTBEAT = 5.0
+"""Seconds between two writings of that file."""
 StageName = Literal[
     "ingest",
     "preprocess",
@@ -177,13 +180,31 @@ def _alone(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _timed(file: Path) -> Iterator[None]:
-    """Add the seconds of the block to a file, so that a stage that was stopped and went on counts both parts."""
+    """Count the seconds of the block in a file, so that a stage that was stopped and went on counts all parts.
+
+    Written every HEARTBEAT seconds: what a kill costs of the count is at most that.
+    """
     began = time.monotonic()
     before = float(file.read_text()) if file.exists() else 0.0
+    ended = threading.Event()
+
+    def write() -> None:
+        building = file.with_suffix(".building")
+        building.write_text(str(before + time.monotonic() - began))
+        building.replace(file)
+
+    def beat() -> None:
+        while not ended.wait(HEARTBEAT):
+            write()
+
+    beating = threading.Thread(target=beat, daemon=True)
+    beating.start()
     try:
         yield
     finally:
-        file.write_text(str(before + time.monotonic() - began))
+        ended.set()
+        beating.join()
+        write()
 
 
 def _with_seconds(tables: Mapping[str, "pd.DataFrame"], file: Path) -> dict[str, "pd.DataFrame"]:

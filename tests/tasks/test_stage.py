@@ -9,7 +9,7 @@ import pytest
 
 from configs import load
 from data_catalog import Catalog
-from tasks.stage import Product, Run, Stage, Work, WouldRun, run_stage
+from tasks.stage import SECONDS, Product, Run, Stage, Work, WouldRun, run_stage
 
 
 def a_run(folder: Path, **changes: object) -> Run:
@@ -85,6 +85,24 @@ def test_seconds_of_a_stage_are_in_the_catalog(tmp_path: Path) -> None:
     result = run_stage(a_run(tmp_path), a_stage(), Maker())
     rows = Catalog.open(tmp_path).table("metrics", result.ref)
     assert rows.loc[rows["metric"] == "seconds", "value"].tolist()[0] >= 0
+
+
+def test_seconds_before_a_kill_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.stage.HEARTBEAT", 0.01)
+
+    def slow(work: Work) -> Product:
+        counted = work.folder / SECONDS
+        while not counted.exists() or float(counted.read_text()) < 0.05:  # written although the stage has not ended
+            time.sleep(0.01)
+        kept = counted.read_text()
+        raise KeyError(kept)
+
+    with pytest.raises(KeyError) as killed:
+        run_stage(a_run(tmp_path), a_stage(), slow)
+    result = run_stage(a_run(tmp_path), a_stage(), Maker())
+    rows = Catalog.open(tmp_path).table("metrics", result.ref)
+    before_the_kill = float(killed.value.args[0])
+    assert rows.loc[rows["metric"] == "seconds", "value"].tolist()[0] >= before_the_kill >= 0.05
 
 
 def test_two_processes_do_not_make_the_same_thing_twice(tmp_path: Path) -> None:
