@@ -80,10 +80,16 @@ def check(
     from gem3d_core.check import check_dataset
     from gem3d_core.dataset import open_dataset
 
-    opened = open_dataset(dataset, channel=channel)
+    try:
+        opened = open_dataset(dataset, channel=channel)
+    except BadInput as error:
+        if as_json:
+            _print_json({"ok": False, "cases": 0, "faults": [], "error": str(error)})
+        raise
     facts, faults = check_dataset(opened)
     if as_json:
-        _print_json({"ok": not faults, "cases": len(facts), "faults": [asdict(fault) for fault in faults]})
+        listed = [asdict(fault) for fault in faults]
+        _print_json({"ok": not faults, "cases": len(facts), "faults": listed, "error": None})
     else:
         for fault in faults:
             typer.echo(str(fault))

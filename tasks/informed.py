@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 from configs import Config
 from data_catalog import Catalog
 from gem3d_core.codec import load_codec
 from gem3d_core.errors import BadInput, Gem3dError
+from gem3d_core.files import atomic
 from gem3d_core.models import load_network
 from gem3d_core.sampling import sample_slices
 from gem3d_core.schedule import make_schedule
@@ -129,23 +131,23 @@ def _generate(work: Work, run: Run, latents: str, model: str | None, draws: list
         )
     artifact = work.catalog.get(model)
     codec = load_codec(work.catalog.view(work.catalog.get(latents)) / "codec")
-    shape = _latent_shape(work.catalog, latents)
+    shape, spec = _latent_shape(work.catalog, latents), run.config.informed.sample
+    work.progress.total(len(draws), "slices generated")
+    drawn = []
     with accelerator(run.config) as device:
-        network = load_network(
-            work.catalog.path(artifact, "network.json"),
-            work.catalog.path(artifact, "weights.safetensors"),
-            torch.device(device),
-        )
-        drawn = sample_slices(
-            network,
-            [draw.p for draw in draws],
-            [draw.seed for draw in draws],
-            shape,
-            make_schedule(run.config.diffusion),
-            run.config.informed.sample,
-            torch.device(device),
-        )
-    return codec.decode(drawn).clamp(-1, 1).numpy()
+        where = torch.device(device)
+        facts, weights = (work.catalog.path(artifact, name) for name in ("network.json", "weights.safetensors"))
+        network = load_network(facts, weights, where)
+        for first in range(0, len(draws), spec.batch):
+            batch, file = draws[first : first + spec.batch], work.folder / f"slices_{first}.safetensors"
+            if not file.exists():
+                p, seeds = [draw.p for draw in batch], [draw.seed for draw in batch]
+                x0 = sample_slices(network, p, seeds, shape, make_schedule(run.config.diffusion), spec, where)
+                with atomic(file) as building:
+                    save_file({"x0": x0}, building)
+            drawn.append(load_file(file)["x0"])
+            work.progress.at(first + len(batch))
+    return codec.decode(torch.cat(drawn)).clamp(-1, 1).numpy()
 
 
 def _latent_shape(catalog: Catalog, latents: str) -> tuple[int, int, int]:

@@ -48,14 +48,16 @@ def _refuse(dataset: Dataset, facts: list[CaseFacts], faults: list[Fault], *, sk
 
 
 def _listing(dataset: Dataset) -> str:
-    """A hash of names, sizes and times of all files that will be read: cheap, and changed by any edit."""
+    """A hash of names, sizes and times of all files beside those that will be read: cheap, and changed by any edit.
+
+    Whole folders, because detached voxels and spacings stand in files that no case names.
+    """
     digest = hashlib.sha256((dataset.root / "dataset.json").read_bytes())
-    digest.update(str(dataset.root).encode())
-    files = [path for case in dataset.cases for path in (case.image, case.label)]
-    for path in sorted({*files, *dataset.images_without_label, *dataset.labels_without_image}):
-        if path.exists():
-            status = path.stat()
-            digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
+    named = [path for case in dataset.cases for path in (case.image, case.label)]
+    folders = {path.parent for path in [*named, *dataset.images_without_label, *dataset.labels_without_image]}
+    for path in sorted(path for folder in folders if folder.is_dir() for path in folder.iterdir()):
+        status = path.stat()
+        digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from gem3d_core.augment import Augmented, augment_mask
 from gem3d_core.augment_spec import AugmentSpec
 from gem3d_core.errors import BadInput
+from gem3d_core.files import atomic
 from gem3d_core.geometry import Geometry, canonical_spacing, plan_geometry
 from gem3d_core.outline import bounding_box
 from gem3d_core.seeds import derive_seed
@@ -89,9 +90,8 @@ def _write(folder: Path, edited: Augmented, geometry: Geometry) -> None:
         "geometry": json.dumps(geometry.to_dict()),
         "depth": len(mask_slices),
     }
-    building = folder / "facts.building"
-    building.write_text(json.dumps(facts))
-    building.replace(folder / "facts.json")
+    with atomic(folder / "facts.json") as building:
+        building.write_text(json.dumps(facts))
 
 
 def _product(work: Work, prepared: Prepared) -> Product:

@@ -11,6 +11,7 @@ import numpy as np
 
 from configs import Config
 from gem3d_core import prepare
+from gem3d_core.files import atomic
 from gem3d_core.nnunet import Plans, RawCase, plan, write_raw
 from gem3d_core.split import Split, split_cases
 from gem3d_core.volumes import write_nifti
@@ -72,9 +73,8 @@ def _plan(work: Work, source: Source, split: Split, processes: int) -> Plans:
         regions_class_order=source.regions_class_order,
     )
     plans = plan(workspace, PLANNING_ID, processes)
-    building = stored.with_suffix(".building")
-    building.write_text(json.dumps(plans.to_dict()))
-    building.replace(stored)
+    with atomic(stored) as building:
+        building.write_text(json.dumps(plans.to_dict()))
     shutil.rmtree(workspace)
     return plans
 
@@ -120,9 +120,8 @@ def _write_case(folder: Path, prepared: prepare.PreparedCase) -> None:
         "outline_share": float(prepared.source_outline.mean()),
         "notes": "; ".join(prepared.notes),
     }
-    building = folder / "facts.building"
-    building.write_text(json.dumps(facts))
-    building.replace(folder / "facts.json")
+    with atomic(folder / "facts.json") as building:
+        building.write_text(json.dumps(facts))
 
 
 def _product(work: Work, source: Source, split: Split, plans: Plans) -> Product:

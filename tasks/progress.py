@@ -1,4 +1,4 @@
-"""Progress of a stage: a bar on the terminal and a progress artifact in Prefect, from one callback."""
+"""Progress of a stage, from one callback: a bar on a terminal, else a line a minute, and an artifact in Prefect."""
 
 import sys
 import time
@@ -8,6 +8,7 @@ from typing import Protocol
 from uuid import UUID
 
 SECONDS_BETWEEN_UPDATES = 5.0
+SECONDS_BETWEEN_LINES = 60.0
 
 
 class Progress(Protocol):
@@ -31,7 +32,7 @@ class Nothing:
 
 
 class _Shown:
-    """Both displays; Prefect's is updated every few seconds, since each update is a request."""
+    """All displays; Prefect's is updated every few seconds, since each update is a request."""
 
     def __init__(self, stage: str) -> None:
         from rich.console import Console
@@ -51,16 +52,32 @@ class _Shown:
         self.what = ""
         self.artifact: UUID | None = None
         self.updated = 0.0
+        self.began = self.told = time.monotonic()
+        self.before: int | None = None
 
     def total(self, units: int, what: str) -> None:
         self.units, self.what = units, what
+        self.began = self.told = time.monotonic()
+        self.before = None
         self.bar.update(self.task, total=units, completed=0, description=f"{self.stage}: {what}")
         self._publish(0, "")
 
     def at(self, done: int, note: str = "") -> None:
+        if self.before is None:
+            self.before, self.began = done, time.monotonic()  # a resumed stage does not begin at nought
         self.bar.update(self.task, completed=done, note=note)
         if time.monotonic() - self.updated >= SECONDS_BETWEEN_UPDATES or done == self.units:
             self._publish(done, note)
+        if self.bar.disable and time.monotonic() - self.told >= SECONDS_BETWEEN_LINES:
+            self._tell(done, note)
+
+    def _tell(self, done: int, note: str) -> None:
+        """One line for a log file: how far, and how long it will take at the pace so far."""
+        self.told = time.monotonic()
+        here = done - (self.before or 0)
+        left = f"about {(self.told - self.began) / here * (self.units - done) / 60:.0f} min left" if here else "begun"
+        text = f"{self.stage}: {done} of {self.units} {self.what} {note}".rstrip()
+        sys.stderr.write(f"{time.strftime('%H:%M')} {text}, {left}\n")
 
     def _publish(self, done: int, note: str) -> None:
         from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -87,3 +104,5 @@ def open_progress(stage: str) -> Iterator[Progress]:
     shown = _Shown(stage)
     with shown.bar:
         yield shown
+    if shown.bar.disable:
+        sys.stderr.write(f"{time.strftime('%H:%M')} {stage}: done\n")

@@ -15,6 +15,7 @@ from configs import Config
 from data_catalog import Artifact, Catalog
 from gem3d_core.codec import load_codec
 from gem3d_core.errors import BadInput, Gem3dError
+from gem3d_core.files import atomic
 from gem3d_core.geometry import Geometry
 from gem3d_core.intensity import IntensityMap, median_map
 from gem3d_core.models import load_network
@@ -260,9 +261,8 @@ def _write(folder: Path, inputs: _Inputs, entry: _Entry, drawn: Drawn, seed: int
         "accepted": spread > FLAT,
         "rejected_because": "" if spread > FLAT else f"no image: spread {spread:.4f} inside the outline",
     }
-    building = folder / "facts.building"
-    building.write_text(json.dumps(facts))
-    building.replace(folder / "facts.json")
+    with atomic(folder / "facts.json") as building:
+        building.write_text(json.dumps(facts))
 
 
 def _product(work: Work, entries: list[_Entry], given_up: list[str], models: dict[str, str | None]) -> Product:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from configs import Config
 from data_catalog import Artifact, Catalog
+from gem3d_core.files import atomic
 from tasks.code_version import code_version
 from tasks.progress import Nothing, Progress, open_progress
 
@@ -189,9 +190,8 @@ def _timed(file: Path) -> Iterator[None]:
     ended = threading.Event()
 
     def write() -> None:
-        building = file.with_suffix(".building")
-        building.write_text(str(before + time.monotonic() - began))
-        building.replace(file)
+        with atomic(file) as building:
+            building.write_text(str(before + time.monotonic() - began))
 
     def beat() -> None:
         while not ended.wait(HEARTBEAT):
