@@ -5,10 +5,10 @@ READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 PACKAGES := configs data_catalog flows gem3d_core tasks
 
-PHANTOMS := build/phantoms/Dataset901_Phantoms
+PHANTOMS := demo/phantoms/Dataset901_Phantoms
 DATASET ?= $(PHANTOMS)
 PROFILE ?= demo
-CATALOG ?= build/demo-catalog
+CATALOG ?= demo/catalog
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check clean
@@ -29,7 +29,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY) ## Enhance a dataset: phantoms made for it, or DATASET=folder [PROFILE=demo CATALOG=folder]
 ifeq ($(DATASET),$(PHANTOMS))
-	$(BIN)/gem3d phantoms build/phantoms
+	$(BIN)/gem3d phantoms demo/phantoms
 endif
 	$(BIN)/gem3d enhance "$(DATASET)" --profile $(PROFILE) --catalog "$(CATALOG)"
 
@@ -42,6 +42,6 @@ check: $(READY) ## Lint, formatting, types, import directions
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_architecture.py
 
-clean: ## Remove what was built and cached; .venv stays
+clean: ## Remove what was built and cached; .venv and demo stay
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +

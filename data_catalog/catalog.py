@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -218,6 +219,14 @@ class Catalog:
         if (folder := self._scratch_folder(key)).exists():
             shutil.rmtree(folder)
 
+    def clear_abandoned(self, days: float) -> list[Path]:
+        """Remove, and name, working folders in which nothing was written for so many days: no stage went on there."""
+        folders = sorted((self._store.local_root / "work").glob("*/"))
+        abandoned = [folder for folder in folders if time.time() - _last_written(folder) >= days * 86400]
+        for folder in abandoned:
+            shutil.rmtree(folder)
+        return abandoned
+
     def _checked(
         self, kind: str, name: str, files: Mapping[str, Path], tables: Mapping[str, pd.DataFrame]
     ) -> dict[str, pd.DataFrame]:
@@ -269,6 +278,11 @@ class Catalog:
 
     def _scratch_folder(self, key: str) -> Path:
         return self._store.local_root / "work" / check_name(key, "stage key")[:32]
+
+
+def _last_written(folder: Path) -> float:
+    """Time of the newest change in a folder, in seconds since 1970."""
+    return max(path.stat().st_mtime for path in [folder, *folder.rglob("*")])
 
 
 def _listed(items: Sequence[object]) -> str:

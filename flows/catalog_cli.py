@@ -84,6 +84,20 @@ def export(ref: str, folder: Path, catalog: CatalogOption = None, as_json: Json 
         typer.echo(written)
 
 
+@catalog_app.command("clean", epilog="Example: gem3d catalog clean --days 7")
+def clean(
+    days: Annotated[float, typer.Option(min=1, help="Without a change for so many days.")] = 30,
+    catalog: CatalogOption = None,
+    as_json: Json = False,
+) -> None:
+    """Remove working folders that unfinished stages left behind; what is in the catalog stays."""
+    folders = _open(catalog).clear_abandoned(days)
+    if as_json:
+        _print({"removed": [str(folder) for folder in folders]})
+    else:
+        typer.echo(f"{len(folders)} working folder(s) removed")
+
+
 def _open(address: str | None) -> "Catalog":
     import os
 

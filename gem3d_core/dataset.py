@@ -69,6 +69,11 @@ class _Pair:
     label: Path
 
 
+def plain_labels(labels: Mapping[str, LabelIds]) -> dict[str, int | list[int]]:
+    """Labels as dataset.json states them: a region is a list."""
+    return {name: list(ids) if isinstance(ids, tuple) else ids for name, ids in labels.items()}
+
+
 def open_dataset(root: Path, *, channel: str | int | None = None, patient_pattern: str | None = None) -> Dataset:
     """Describe the dataset in `root`, reading one of its image channels.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data_catalog import Catalog
+from gem3d_core.dataset import plain_labels
 from gem3d_core.geometry import voxel_sizes
 from gem3d_core.metrics.overlap import score_case
 from gem3d_core.nnunet import ArmSpec, Plans, RawCase, predict_arm, read_prediction, train_arm, write_images, write_raw
@@ -38,7 +39,7 @@ def downstream(run: Run, prepared: str, arm: str, dataset: str | None) -> StageR
         source = open_source(work.catalog, parent_of(work.catalog, prepared, "source"))
         opened = open_prepared(work.catalog, prepared)
         plans = Plans.from_dict(json.loads(work.catalog.path(opened.artifact, "plans.json").read_text()))
-        labels = {name: list(ids) if isinstance(ids, tuple) else ids for name, ids in source.labels.items()}
+        labels = plain_labels(source.labels)
         cases = _true(source, opened.train) if dataset is None else _published(work.catalog, dataset)
         write_raw(
             work.folder / "raw",
@@ -92,9 +93,8 @@ def _published(catalog: Catalog, dataset: str) -> Iterator[RawCase]:
 def _scored(source: Source) -> tuple[dict[str, LabelIds], list[int]]:
     """The labels to score, and the ids of nnU-Net's `ignore` label, which is none of them."""
     ids = source.labels.get("ignore", ())
-    return {name: i for name, i in source.labels.items() if name != "ignore"}, list(ids) if isinstance(
-        ids, tuple
-    ) else [ids]
+    scored = {name: i for name, i in source.labels.items() if name != "ignore"}
+    return scored, list(ids) if isinstance(ids, tuple) else [ids]
 
 
 def _product(work: Work, source: Source, predicted: dict[str, Path], arm: str) -> Product:

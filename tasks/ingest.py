@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gem3d_core.check import CaseFacts, Fault, check_dataset
-from gem3d_core.dataset import Dataset, open_dataset
+from gem3d_core.dataset import Dataset, open_dataset, plain_labels
 from gem3d_core.errors import BadInput
 from tasks.policy import stage_task
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
@@ -74,7 +74,7 @@ def _product(work: Work, dataset: Dataset, facts: list[CaseFacts], faults: list[
         "layout": dataset.layout,
         "channel": dataset.channel_name,
         "modality": dataset.modality,
-        "labels": {name: list(ids) if isinstance(ids, tuple) else ids for name, ids in dataset.labels.items()},
+        "labels": plain_labels(dataset.labels),
         "label_ids": list(dataset.label_ids),
         "regions_class_order": list(dataset.regions_class_order) if dataset.regions_class_order else None,
         "file_ending": dataset.file_ending,

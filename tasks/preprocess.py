@@ -11,6 +11,7 @@ import numpy as np
 
 from configs import Config
 from gem3d_core import prepare
+from gem3d_core.dataset import plain_labels
 from gem3d_core.files import atomic
 from gem3d_core.nnunet import Plans, RawCase, plan, write_raw
 from gem3d_core.split import Split, split_cases
@@ -62,7 +63,7 @@ def _plan(work: Work, source: Source, split: Split, processes: int) -> Plans:
         return Plans.from_dict(json.loads(stored.read_text()))
     work.progress.total(1, "nnU-Net's fingerprint and plan")
     workspace = work.folder / "nnunet"
-    labels = {name: list(ids) if isinstance(ids, tuple) else ids for name, ids in source.labels.items()}
+    labels = plain_labels(source.labels)
     write_raw(
         workspace / "raw",
         PLANNING_ID,

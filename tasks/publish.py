@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_catalog import Artifact, Catalog
+from gem3d_core.dataset import plain_labels
 from gem3d_core.volumes import write_nifti
 from tasks.inputs import Source, open_prepared, open_source, parent_of, read_rows
 from tasks.policy import stage_task
@@ -118,7 +119,7 @@ def _dataset_json(source: Source, folder: str, count: int) -> dict[str, object]:
     described: dict[str, object] = {
         "name": folder.partition("_")[2],
         "channel_names": {"0": source.channel},
-        "labels": {name: list(ids) if isinstance(ids, tuple) else ids for name, ids in source.labels.items()},
+        "labels": plain_labels(source.labels),
         "numTraining": count,
         "file_ending": ".nii.gz",
         "licence": source.artifact.meta["licence"],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,3 +116,14 @@ def test_an_export_overwrites_nothing(local: Catalog, dataset: Artifact, tmp_pat
     with pytest.raises(Invalid, match="not an empty folder"):
         local.export(dataset, tmp_path / "out")
     assert contents(tmp_path / "out") == {"mine": b"x"}
+
+
+def test_working_folders_go_when_nothing_was_written_for_long(local: Catalog) -> None:
+    old, going_on = local.scratch("a" * 40), local.scratch("b" * 40)
+    (going_on / "checkpoint").write_text("new")
+    month_ago = time.time() - 31 * 86400
+    for folder in (old, going_on):
+        os.utime(folder, (month_ago, month_ago))
+    assert local.clear_abandoned(days=30) == [old]
+    assert not old.exists()
+    assert (going_on / "checkpoint").exists()
