@@ -1,6 +1,8 @@
 """Run `gem3d enhance` and keep its report in docs/results with all that says where the numbers come from.
 
-Example: python benchmarks/record.py ../shared/data/Task04_Hippocampus --profile hippocampus-cpu --factor 3
+Examples:
+    python benchmarks/record.py ../shared/data/Task04_Hippocampus --profile hippocampus-cpu --factor 3
+    python benchmarks/record.py ../shared/data/Dataset113_BraTS2013 --profile smoke --name smoke-brats --numbers-only
 
 The run can be stopped and started again; what is finished stays in the catalog.
 """
@@ -12,35 +14,69 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
     """Run, then copy report, pictures and the JSON summary into docs/results/PROFILE."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset")
     parser.add_argument("--profile", required=True)
     parser.add_argument("--factor", type=int, default=1)
     parser.add_argument("--catalog", default="catalog")
+    parser.add_argument("--name", help="folder in docs/results; the profile when left out")
+    parser.add_argument("--numbers-only", action="store_true", help="no report: for a profile that learns nothing")
     given = parser.parse_args()
 
     command = ["enhance", given.dataset, "--profile", given.profile, "--factor", str(given.factor), "--json"]
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", *command, "--catalog", given.catalog],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    summary = json.loads(done.stdout)
-    target = ROOT / "docs" / "results" / given.profile
+    output, peak = _watched([sys.executable, "-m", "flows.cli", *command, "--catalog", given.catalog])
+    summary = json.loads(output)
+    target = ROOT / "docs" / "results" / (given.name or given.profile)
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(summary["report"], target, ignore=shutil.ignore_patterns("report.html"))
-    (target / "summary.json").write_text(json.dumps(_portable(summary, command), indent=1) + "\n")
+    if given.numbers_only:
+        target.mkdir()
+    else:
+        shutil.copytree(summary["report"], target, ignore=shutil.ignore_patterns("report.html"))
+    facts = _portable(summary, command) | {"peak_memory_gib": round(peak / 2**30, 2)}
+    (target / "summary.json").write_text(json.dumps(facts, indent=1) + "\n")
     sys.stdout.write(f"{target}\n")
+
+
+def _watched(command: list[str]) -> tuple[str, int]:
+    """Run a command; its standard output, and the peak of the memory (bytes) that its processes held together."""
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        peak, ended = 0, threading.Event()
+
+        def watch() -> None:
+            nonlocal peak
+            while not ended.wait(1):
+                peak = max(peak, _memory(process.pid))
+
+        watching = threading.Thread(target=watch)
+        watching.start()
+        output, _ = process.communicate()
+        ended.set()
+        watching.join()
+    if process.returncode:
+        sys.exit(process.returncode)
+    return output, peak
+
+
+def _memory(pid: int) -> int:
+    """Resident bytes of a process and all its descendants; those that end meanwhile count nothing."""
+    total = 0
+    with suppress(psutil.Error):
+        for process in (parent := psutil.Process(pid), *parent.children(recursive=True)):
+            with suppress(psutil.Error):
+                total += process.memory_info().rss
+    return total
 
 
 def _portable(summary: dict[str, object], command: list[str]) -> dict[str, object]:

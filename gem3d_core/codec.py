@@ -191,17 +191,6 @@ def load_codec(folder: Path, device: torch.device | str = "cpu") -> Codec:
     return KL(model.to(device), facts["scale"])
 
 
-def fit_codec(spec: CodecSpec, slices: Tensor, seed: int) -> Codec:
-    """The codec that a specification asks for, fitted on training slices (N, H, W) where it has to be."""
-    if spec.kind == "haar":
-        return fit_haar(spec, slices)
-    if spec.weights == "train":
-        from gem3d_core.kl_training import train_kl
-
-        return train_kl(spec, slices, seed)
-    return open_kl(spec.weights)
-
-
 def psnr(original: Tensor, reconstruction: Tensor) -> float:
     """Peak signal-to-noise ratio in dB of slices in [-1, 1] (peak to peak 2)."""
     error = (original - reconstruction.clamp(-1, 1)).double().square().mean().clamp_min(1e-20)

@@ -89,16 +89,6 @@ def restore_image(
     return as_dtype(restored, dtype_kind)
 
 
-def restore_label(slices: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Prepared label map (Z, H, W) -> source (X, Y, Z) of the same integer dtype, 0 outside the crop.
-
-    Raises BadInput for slices of another geometry or of no integer dtype.
-    """
-    if not np.issubdtype(slices.dtype, np.integer):
-        raise BadInput(f"label slices of dtype {slices.dtype}: expected integers")
-    return geometry.uncropped(geometry.from_slices(slices, label=True), 0)
-
-
 def as_dtype(array: np.ndarray, dtype_kind: str) -> np.ndarray:
     """`array` in a dtype by name; for integers rounded and clipped to what the dtype can hold."""
     wanted = np.dtype(dtype_kind)

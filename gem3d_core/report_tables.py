@@ -68,11 +68,12 @@ def continuity_table(
     """By arm: border ratios and smoothness ratios in each plane, one value a volume (None: it has none)."""
     one_window = Missing("every volume was generated in one window")
     constant = Missing("the real volumes do not change along this axis")
+    unpaired = Missing("no real volume has the same mask")
     rows = [
         (
             name,
             _mean(_known(borders), seed, one_window),
-            *(_mean(_known(smoothness.get(plane, ())), seed, constant) for plane in PLANES),
+            *(_mean(_known(smoothness[plane]), seed, constant if smoothness[plane] else unpaired) for plane in PLANES),
         )
         for name, (borders, smoothness) in arms.items()
     ]

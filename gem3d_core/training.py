@@ -89,7 +89,7 @@ def train(
     resumed_at = run.restore(folder)
 
     began = time.monotonic()
-    with _terminated() as stop:
+    with terminated() as stop:
         for step in range(resumed_at, spec.steps):
             loss = run.step(draw, schedule, device, step)
             on_step(step + 1, loss)
@@ -202,7 +202,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 @contextmanager
-def _terminated() -> Iterator[threading.Event]:
+def terminated() -> Iterator[threading.Event]:
     """An event that SIGTERM sets; outside the main thread, where no handler can be set, it stays unset."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -7,8 +7,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from gem3d_core.codec import Codec, fit_codec, load_codec, psnr
+from gem3d_core.codec import Codec, fit_haar, load_codec, open_kl, psnr
 from gem3d_core.conditions import condition_channels, encode_mask
+from gem3d_core.files import atomic
+from gem3d_core.kl_training import train_kl
 from gem3d_core.settings import ConditionSpec
 from tasks.inputs import Prepared, hash_files, open_prepared
 from tasks.policy import accelerator, stage_task
@@ -36,9 +38,25 @@ def encode(run: Run, prepared: str) -> StageResult:
 
 def _codec(work: Work, prepared: Prepared, run: Run, device: str) -> Codec:
     folder = work.folder / "codec"
-    if not (folder / "codec.json").exists():
-        fit_codec(run.config.codec, _sample(prepared), run.config.seed).save(folder)
+    if not folder.exists():
+        with atomic(folder) as building:
+            _fit(work, prepared, run, device).save(building)
     return load_codec(folder, device)
+
+
+def _fit(work: Work, prepared: Prepared, run: Run, device: str) -> Codec:
+    """The codec that the configuration asks for; slices are read only where it is fitted on them."""
+    spec, seed = run.config.codec, run.config.seed
+    if spec.kind == "haar":
+        return fit_haar(spec, _sample(prepared))
+    if spec.weights != "train":
+        return open_kl(spec.weights)
+
+    def show(step: int, loss: float) -> None:
+        work.progress.at(step, f"loss {loss:.4f}")
+
+    work.progress.total(spec.train_steps, "codec steps")
+    return train_kl(spec, _sample(prepared), seed, work.folder / "codec-checkpoints", device, show)
 
 
 def _sample(prepared: Prepared) -> torch.Tensor:
@@ -85,6 +103,5 @@ def _encode_case(
         "image": codec.encode(torch.from_numpy(prepared.image(case))).contiguous(),
         "condition": encode_mask(condition, codec, labels, mask, outline).contiguous(),
     }
-    building = path.with_suffix(".building")
-    save_file(tensors, building)
-    building.replace(path)
+    with atomic(path) as building:
+        save_file(tensors, building)

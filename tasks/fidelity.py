@@ -4,11 +4,9 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
-from safetensors.torch import load_file, save_file
 
 from configs import Config
 from data_catalog import Artifact, Catalog
@@ -24,24 +22,23 @@ from gem3d_core.metrics.features import (
 )
 from gem3d_core.metrics.fidelity import feature_moments, fid, lpips_distance, ms_ssim
 from gem3d_core.metrics.privacy import nearest_distances
-from gem3d_core.pictures import PictureRow, comparison, distance_histogram
-from gem3d_core.resampling import Recipe, draw_volumes
-from gem3d_core.seeds import derive_seed
-from gem3d_core.windows import start_slice
-from tasks.inputs import Prepared, hash_files, open_prepared, open_source, parent_of, read_label_slices, read_rows
+from tasks.fidelity_pictures import draw_comparisons, draw_distances
+from tasks.inputs import Prepared, hash_files, open_prepared, parent_of
 from tasks.policy import accelerator, stage_task
-from tasks.resample import open_volume_model, sampling_identity
+from tasks.resample import sampling_identity
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
+from tasks.synthetic import Row, Synthetic, accepted, draw_paired, open_synthetic
 
 if TYPE_CHECKING:
     import pandas as pd
 
 T = TypeVar("T")
 
-PAIRED_POSITION = 0.5
-"""Normalised position of the test volume's own slice that serves as informed slice."""
-PICTURE_ROWS = 3
-SYNTHETIC, HELD_OUT, PAIRED = "synthetic", "held-out real", "test, paired"
+SYNTHETIC, EDITED, HELD_OUT, PAIRED = "synthetic", "synthetic, edited masks", "held-out real", "test, paired"
+SETS = {"true": SYNTHETIC, "augmented": EDITED}
+"""Fidelity is that of volumes for true masks; edited masks move the volumes themselves and are scored apart."""
+FEWEST_EDITED = 3
+"""Volumes that a FID of the edited masks needs."""
 BORDER = "(a) border over inside"
 RADIMAGENET_FILE = "RadImageNet-ResNet50.pt"
 
@@ -56,18 +53,6 @@ class Value:
     value: float | None
     n_real: int = 0
     n_synthetic: int = 0
-
-
-@dataclass(frozen=True)
-class Synthetic:
-    """One drawn volume in slice space beside what it was drawn for."""
-
-    name: str
-    case: str
-    variant: str
-    slices: np.ndarray
-    outline: np.ndarray
-    borders: tuple[int, ...]
 
 
 @stage_task("fidelity")
@@ -90,13 +75,18 @@ def fidelity(run: Run, latents: str, volume_model: str, volumes: list[str]) -> S
         repeats = [work.catalog.get(ref) for ref in volumes]
         drawn = repeats[0]
         with accelerator(config) as device:
-            paired = _paired(work, run, prepared, latents, volume_model, device)
+            paired = draw_paired(work, run, prepared, latents, volume_model, device)
             values, missing = _fid(work, config, prepared, drawn, device)
             scores, unmeasured = _paired_scores(config, prepared, paired, device)
-        values += [*scores, *_continuity(open_synthetic(work.catalog, drawn), prepared, SYNTHETIC)]
-        values += _continuity(iter(paired), prepared, PAIRED)
-        distances = _distances(work, prepared, repeats)
-        pictures = _pictures(work, prepared, drawn, paired, distances)
+        values += scores
+        for variant, of in SETS.items():
+            rows = accepted(work.catalog, drawn, variant)
+            values += _continuity(open_synthetic(work.catalog, drawn, rows), prepared, of)
+        values += _continuity(paired, prepared, PAIRED)
+        distances = _distances(work.catalog, prepared, repeats)
+        near = {of: distances.loc[distances["of"] == of, "distance"].to_numpy() for of in (SYNTHETIC, HELD_OUT)}
+        pictures = draw_comparisons(work, prepared, drawn, paired)
+        pictures |= draw_distances(work, near[SYNTHETIC], near[HELD_OUT])
         return _product(work, values, missing | unmeasured, distances, pictures)
 
     return run_stage(run, stage, make)
@@ -118,86 +108,37 @@ def _weights_file(config: Config, name: str) -> Path:
         return Path(name)
 
 
-def open_synthetic(catalog: Catalog, volumes: Artifact) -> Iterator[Synthetic]:
-    """Accepted volumes of a repeat, one at a time."""
-    import json
-
-    for row in read_rows(catalog.path(volumes, "volumes.parquet")):
-        if row["accepted"]:
-            stored = load_file(catalog.path(volumes, f"volumes/{row['volume']}/slices.safetensors"))
-            yield Synthetic(
-                name=str(row["volume"]),
-                case=str(row["mask_case"]),
-                variant=str(row["variant"]),
-                slices=stored["image"].float().numpy(),
-                outline=stored["outline"].numpy(),
-                borders=tuple(json.loads(str(row["borders"]))),
-            )
-
-
-def _paired(work: Work, run: Run, prepared: Prepared, latents: str, volume_model: str, device: str) -> list[Synthetic]:
-    """Test masks with the test volume's own slice as informed slice (Table 2)."""
-    cases = prepared.test[: run.config.evaluate.paired_cases]
-    waiting = [case for case in cases if not _paired_file(work, case).exists()]
-    model = open_volume_model(work.catalog, volume_model, latents, run.config, device)
-    work.progress.total(len(waiting), "paired test volumes drawn")
-    drawn = draw_volumes(model, _paired_recipes(prepared, waiting, run.seed), run.config.resample)
-    for done, volume in enumerate(drawn, start=1):
-        path = _paired_file(work, volume.name)
-        borders = torch.tensor(volume.borders, dtype=torch.int64)
-        building = path.with_suffix(".building")
-        save_file({"slices": volume.slices.contiguous(), "borders": borders}, building)
-        building.replace(path)
-        work.progress.at(done)
-    return [_read_paired(work, prepared, case) for case in cases]
-
-
-def _paired_file(work: Work, case: str) -> Path:
-    return work.folder / f"paired-{case}.safetensors"
-
-
-def _read_paired(work: Work, prepared: Prepared, case: str) -> Synthetic:
-    stored = load_file(_paired_file(work, case))
-    borders = tuple(stored["borders"].tolist())
-    return Synthetic(case, case, "true", stored["slices"].numpy(), prepared.outline(case), borders)
-
-
-def _paired_recipes(prepared: Prepared, cases: list[str], seed: int) -> Iterator[Recipe]:
-    for case in cases:
-        image = prepared.image(case)
-        yield Recipe(
-            name=case,
-            mask=torch.from_numpy(prepared.mask(case)),
-            outline=torch.from_numpy(prepared.outline(case)),
-            informed=torch.from_numpy(image[start_slice(PAIRED_POSITION, len(image))]),
-            p=PAIRED_POSITION,
-            seed=derive_seed(seed, "paired", case),
-        )
-
-
 def _fid(
     work: Work, config: Config, prepared: Prepared, volumes: Artifact, device: str
 ) -> tuple[list[Value], dict[str, str]]:
-    """FID of the synthetic against the training volumes, and of held-out real ones as a yardstick."""
+    """FID of synthetic volumes, and of held-out real ones as a yardstick, against the training volumes."""
     try:
         features = _extractor(config, device)
     except NotAvailable as reason:
         return [], {"FID": str(reason)}
     limit = config.evaluate.fid_volumes
-    accepted = cast("int", volumes.meta["volumes"]) - cast("int", volumes.meta["rejected"])
-    chosen = set(evenly(range(accepted), limit))
-    synthetic = (s for k, s in enumerate(open_synthetic(work.catalog, volumes)) if k in chosen)
-    sets: dict[str, Iterator[tuple[np.ndarray, np.ndarray]]] = {SYNTHETIC: ((s.slices, s.outline) for s in synthetic)}
+    drawn, missing = _fid_sets(work.catalog, volumes)
+    sets = {of: _drawn(work.catalog, volumes, evenly(rows, limit)) for of, rows in drawn.items()}
     if prepared.test:
         sets[HELD_OUT] = _real(prepared, evenly(prepared.test, limit))
     work.progress.total(1 + len(sets), "sets of features")
     real = feature_moments(_real(prepared, evenly(prepared.train, limit)), features)
     values = []
-    for done, (of, drawn) in enumerate(sets.items(), start=1):
+    for done, (of, compared) in enumerate(sets.items(), start=1):
         work.progress.at(done)
-        for plane, score in fid(real, feature_moments(drawn, features)).items():
+        for plane, score in fid(real, feature_moments(compared, features)).items():
             values.append(Value(f"FID {plane}", of, "", score.value, score.n_real, score.n_synthetic))
-    return values, {}
+    return values, missing
+
+
+def _fid_sets(catalog: Catalog, volumes: Artifact) -> tuple[dict[str, list[Row]], dict[str, str]]:
+    """The volumes of each set of SETS that has some, and what is not measured because they are too few."""
+    rows = {of: accepted(catalog, volumes, variant) for variant, of in SETS.items()}
+    missing = {}
+    if 0 < len(rows[EDITED]) < FEWEST_EDITED:
+        missing["FID"] = f"{EDITED}: {len(rows[EDITED])} volume(s), at least {FEWEST_EDITED} are needed"
+        del rows[EDITED]
+    return {of: found for of, found in rows.items() if found}, missing
 
 
 def evenly(items: Sequence[T], limit: int | None) -> list[T]:
@@ -211,6 +152,11 @@ def _extractor(config: Config, device: str) -> Extractor:
     if config.evaluate.features == "radimagenet-resnet50":
         return radimagenet_resnet50(find_weights(RADIMAGENET_FILE, weights_folder(config)), device)
     return efficientnet_lite0(device)
+
+
+def _drawn(catalog: Catalog, volumes: Artifact, rows: Iterable[Row]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for one in open_synthetic(catalog, volumes, rows):
+        yield one.slices, one.outline
 
 
 def _real(prepared: Prepared, cases: Iterable[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -236,7 +182,7 @@ def _paired_scores(
     return values, {}
 
 
-def _continuity(volumes: Iterator[Synthetic], prepared: Prepared, of: str) -> list[Value]:
+def _continuity(volumes: Iterable[Synthetic], prepared: Prepared, of: str) -> list[Value]:
     """(a) borders over insides of windows; (b) slice-to-slice difference over the real volume's, in three planes."""
     values = []
     for one in volumes:
@@ -247,12 +193,16 @@ def _continuity(volumes: Iterator[Synthetic], prepared: Prepared, of: str) -> li
     return values
 
 
-def _distances(work: Work, prepared: Prepared, repeats: list[Artifact]) -> "pd.DataFrame":
-    """Each synthetic and each held-out volume's distance to its nearest training volume, RMSE in [-1, 1] units."""
+def _distances(catalog: Catalog, prepared: Prepared, repeats: list[Artifact]) -> "pd.DataFrame":
+    """Distance of each synthetic and held-out volume to its nearest training volume, RMSE in [-1, 1] units.
+
+    A copy is a copy whatever its mask: volumes for edited masks are among the synthetic ones.
+    """
     import pandas as pd
 
-    names = [s.name for volumes in repeats for s in open_synthetic(work.catalog, volumes)]
-    drawn = (s.slices for volumes in repeats for s in open_synthetic(work.catalog, volumes))
+    rows = {volumes: accepted(catalog, volumes) for volumes in repeats}
+    names = [str(row["volume"]) for found in rows.values() for row in found]
+    drawn = (s.slices for volumes, found in rows.items() for s in open_synthetic(catalog, volumes, found))
     near = nearest_distances(drawn, (prepared.image(c) for c in prepared.train))
     frames = [_nearest_table(names, SYNTHETIC, near.indices, near.distances, prepared)]
     if prepared.test:
@@ -270,39 +220,6 @@ def _nearest_table(
 
     nearest = [prepared.train[i] for i in indices]
     return pd.DataFrame({"volume": names, "of": of, "nearest": nearest, "distance": distances})
-
-
-def _pictures(
-    work: Work, prepared: Prepared, volumes: Artifact, paired: list[Synthetic], distances: "pd.DataFrame"
-) -> dict[str, Path]:
-    source = open_source(work.catalog, parent_of(work.catalog, volumes.ref.full, "source"))
-    names = {ids: name for name, ids in source.labels.items() if isinstance(ids, int) and ids}
-    pictures = {}
-    shown = [s for s, _ in zip(open_synthetic(work.catalog, volumes), range(2 * PICTURE_ROWS), strict=False)]
-    for key, title, drawn in (
-        ("training", "new", [s for s in shown if s.variant == "true"]),
-        ("paired", "drawn", paired),
-        ("augmented", "edited mask, new", [s for s in shown if s.variant == "augmented"]),
-    ):
-        rows = [row for s in drawn[:PICTURE_ROWS] for row in _picture_rows(work, prepared, volumes, s, title)]
-        if rows:
-            pictures[f"{key}.png"] = comparison(rows, work.folder / f"{key}.png", names)
-    held = distances.loc[distances["of"] == HELD_OUT, "distance"].to_numpy()
-    ours = distances.loc[distances["of"] == SYNTHETIC, "distance"].to_numpy()
-    if len(held):
-        pictures["distances.png"] = distance_histogram(ours, held, work.folder / "distances.png")
-    return pictures
-
-
-def _picture_rows(work: Work, prepared: Prepared, volumes: Artifact, drawn: Synthetic, title: str) -> list[PictureRow]:
-    """The real volume and the drawn one beneath it, with the mask that each belongs to."""
-    x, y, z = prepared.cases[drawn.case].geometry.grid_spacing
-    real = PictureRow(f"real {drawn.case}", prepared.image(drawn.case), prepared.mask(drawn.case), (z, y, x))
-    if drawn.variant == "true":
-        return [real, PictureRow(title, drawn.slices, prepared.mask(drawn.case), (z, y, x))]
-    masks = work.catalog.get(parent_of(work.catalog, volumes.ref.full, "masks"))
-    mask = read_label_slices(work.catalog.path(masks, f"cases/{drawn.case}/mask.nii.gz"))
-    return [real, PictureRow(title, drawn.slices, mask, (z, y, x))]
 
 
 def _product(

@@ -67,16 +67,12 @@ class Fid:
     n_synthetic: int
 
 
-def frechet_distance(features_a: NDArray[np.floating], features_b: NDArray[np.floating]) -> float:
-    """|mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) of two sets of features (N, D), (M, D).
+def frechet_distance(a: Moments, b: Moments) -> float:
+    """|mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) of two sets of feature vectors.
 
+    Symmetric eigenvalues keep it real for singular covariances (fewer vectors than D).
     Raises BadInput where a set holds fewer than two vectors or values that are not finite.
     """
-    return frechet_from_moments(Moments.of(features_a), Moments.of(features_b))
-
-
-def frechet_from_moments(a: Moments, b: Moments) -> float:
-    """The same from moments; symmetric eigenvalues keep it real for singular covariances (fewer vectors than D)."""
     if min(a.n, b.n) < 2:
         raise BadInput(f"Frechet distance of {a.n} and {b.n} slices: expected two or more in each set")
     if not all(np.isfinite(m.mean).all() and np.isfinite(m.scatter).all() for m in (a, b)):
@@ -116,7 +112,7 @@ def fid(real: Mapping[Plane, Moments], synthetic: Mapping[Plane, Moments]) -> di
     if not real or not synthetic:
         raise BadInput("FID: a set of volumes has no slice inside its outline")
     return {
-        plane: Fid(frechet_from_moments(real[plane], synthetic[plane]), real[plane].n, synthetic[plane].n)
+        plane: Fid(frechet_distance(real[plane], synthetic[plane]), real[plane].n, synthetic[plane].n)
         for plane in PLANES
     }
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gem3d_core.codec import KL, Haar, fit_codec, fit_haar, haar, inverse_haar, load_codec, open_kl, psnr
+from gem3d_core.codec import Haar, fit_haar, haar, inverse_haar, load_codec, open_kl, psnr
 from gem3d_core.errors import BadInput, NotAvailable
 from gem3d_core.kl_training import train_kl
 from gem3d_core.settings import CodecSpec
@@ -103,15 +103,9 @@ def test_slices_without_contrast_encode_to_finite_latents() -> None:
     torch.testing.assert_close(codec.decode(codec.encode(blank)), blank, atol=1e-5, rtol=0)
 
 
-def test_fit_codec_builds_what_the_specification_asks_for() -> None:
-    slices = phantoms()
-    assert isinstance(fit_codec(CodecSpec(levels=1), slices, seed=0), Haar)
-    assert isinstance(fit_codec(TINY, slices, seed=0), KL)
-
-
 def test_trained_kl_encodes_the_mean_and_round_trips_through_its_folder(tmp_path: Path) -> None:
     slices = phantoms(20)
-    codec = train_kl(TINY, slices, seed=5)
+    codec = train_kl(TINY, slices, 5, tmp_path / "checkpoints")
     z = codec.encode(slices)
     assert (codec.channels, codec.factor, z.shape) == (4, 8, (20, 4, 2, 3))
     torch.manual_seed(1)
@@ -127,25 +121,12 @@ def test_trained_kl_encodes_the_mean_and_round_trips_through_its_folder(tmp_path
         torch.testing.assert_close(again.decode(z), decoded, atol=1e-6, rtol=0)
 
 
-def test_kl_does_not_depend_on_its_batch() -> None:
+def test_kl_does_not_depend_on_its_batch(tmp_path: Path) -> None:
     slices = phantoms(5)
-    codec = train_kl(TINY, slices, seed=0)
+    codec = train_kl(TINY, slices, 0, tmp_path)
     whole = codec.encode(slices)
     codec.batch = 2
     torch.testing.assert_close(codec.encode(slices), whole, atol=1e-5, rtol=0)
-
-
-def test_kl_training_repeats_itself_and_lowers_the_error() -> None:
-    slices = phantoms(20)
-    first, second = train_kl(TINY, slices, seed=5), train_kl(TINY, slices, seed=5)
-    assert first.scale == second.scale
-    assert torch.equal(first.encode(slices), second.encode(slices))
-    longer = train_kl(CodecSpec(kind="kl", train_steps=25, base_channels=8), slices, seed=5)
-
-    def error(codec: KL) -> float:
-        return float((codec.decode(codec.encode(slices)) - slices).abs().mean())
-
-    assert error(longer) < 0.8 * error(first)
 
 
 def test_a_kl_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
@@ -157,11 +138,12 @@ def test_a_kl_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_kl_folder_is_not_available(tmp_path: Path) -> None:
-    train_kl(TINY, phantoms(), seed=0).save(tmp_path)
-    next(tmp_path.glob("*.safetensors")).unlink()
-    assert json.loads((tmp_path / "codec.json").read_text())["kind"] == "kl"
+    folder = tmp_path / "codec"
+    train_kl(TINY, phantoms(), 0, tmp_path / "checkpoints").save(folder)
+    next(folder.glob("*.safetensors")).unlink()
+    assert json.loads((folder / "codec.json").read_text())["kind"] == "kl"
     with pytest.raises(NotAvailable):
-        open_kl(str(tmp_path))
+        open_kl(str(folder))
 
 
 @pytest.mark.parametrize("error", [0.5, 0.01])
