@@ -84,8 +84,8 @@ def export(ref: str, folder: Path, catalog: CatalogOption = None, as_json: Json 
         typer.echo(written)
 
 
-@catalog_app.command("clean", epilog="Example: gem3d catalog clean --days 7")
-def clean(
+@catalog_app.command("gc", epilog="Example: gem3d catalog gc --days 7")
+def gc(
     days: Annotated[float, typer.Option(min=1, help="Without a change for so many days.")] = 30,
     catalog: CatalogOption = None,
     as_json: Json = False,

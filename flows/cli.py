@@ -109,6 +109,7 @@ def enhance(
     catalog: CatalogOption = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of all draws after training.")] = None,
     name: Annotated[str | None, typer.Option(help="Name in the catalog.")] = None,
+    mix: Annotated[str | None, typer.Option(help="none, or real: add the true training cases to the datasets.")] = None,
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Folder of weights that others trained [GEM3D_WEIGHTS].")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without faulty cases.")] = False,
@@ -119,7 +120,9 @@ def enhance(
     """Make an enhanced dataset: check, prepare, train, re-sample, publish, evaluate."""
     from configs import parse_overrides
 
-    given = parse_overrides(overrides or []) | ({"runtime.weights": str(weights.absolute())} if weights else {})
+    given = parse_overrides(overrides or [])
+    given |= {"runtime.weights": str(weights.absolute())} if weights else {}
+    given |= {"publish.mix": mix} if mix else {}
     values: dict[str, object] = {
         "dataset": dataset,
         "profile": profile,

@@ -1,6 +1,6 @@
 """Train a small KL-f8 autoencoder on a dataset's own slices, for those who have no pretrained one.
 
-A training that is stopped and started again gives the same losses and weights as one that was not, as in training.py.
+A training that is stopped and started again gives the same losses and weights as one that was not.
 """
 
 import math
@@ -16,7 +16,7 @@ from gem3d_core.checkpoints import load_checkpoint, optimiser_tensors, restore_o
 from gem3d_core.codec import KL
 from gem3d_core.errors import Gem3dError
 from gem3d_core.settings import CodecSpec
-from gem3d_core.training import Interrupted, terminated
+from gem3d_core.stopping import Interrupted, terminated
 
 KL_WEIGHT = 1e-6
 """Weight of the Kullback-Leibler term of latent diffusion's autoencoders."""
@@ -49,7 +49,7 @@ def train_kl(
             on_step(step + 1, loss)
             if stop.is_set() or (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == spec.train_steps:
                 run.save(folder, step + 1)
-            if stop.is_set() and step + 1 < spec.train_steps:
+            if stop.is_set():
                 raise Interrupted(
                     f"stopped at codec step {step + 1} of {spec.train_steps}; the same command goes on from there"
                 )
@@ -105,8 +105,8 @@ class _Run:
         x = repeat(batch, "n h w -> n c h w", c=3).to(self.model.device)
         posterior = self.model.encode(x).latent_dist
         z = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=self.rng).to(x.device)
-        error: Tensor = (self.model.decode(z).sample - x).abs()
-        return error.mean() + KL_WEIGHT * posterior.kl().mean()
+        loss: Tensor = (self.model.decode(z).sample - x).abs().mean() + KL_WEIGHT * posterior.kl().mean()
+        return loss
 
     def save(self, folder: Path, step: int) -> None:
         """Write a checkpoint of everything."""

@@ -56,6 +56,7 @@ def solve(denoise: Denoise, x: Tensor, schedule: Schedule, spec: SampleSpec, noi
             if last:
                 break
             x = renoise(x_s, schedule, s, t, noise())
+            previous = None  # its estimate belongs to other noise
         previous = Previous(t, x0)
         x = x_s
     return torch.where(_rows(pinned.mask, x), pinned.clean, x)

@@ -5,14 +5,10 @@ optimiser moments, the generator and the losses so far are in every checkpoint.
 """
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +19,7 @@ from gem3d_core.denoise import Predict, autocast
 from gem3d_core.errors import Gem3dError
 from gem3d_core.schedule import Schedule
 from gem3d_core.settings import TrainSpec
-
-
-class Interrupted(Gem3dError):  # noqa: N818 - a state, not a fault
-    """SIGTERM came; the checkpoint is written and the same command goes on from it."""
+from gem3d_core.stopping import Interrupted, terminated
 
 
 @dataclass(frozen=True)
@@ -95,7 +88,7 @@ def train(
             on_step(step + 1, loss)
             if stop.is_set() or (step + 1) % spec.checkpoint_every == 0 or step + 1 == spec.steps:
                 run.save(folder, step + 1)
-            if stop.is_set() and step + 1 < spec.steps:
+            if stop.is_set():
                 raise Interrupted(f"stopped at step {step + 1} of {spec.steps}; the same command goes on from there")
     return Trained(run.ema, torch.tensor(run.losses), time.monotonic() - began, resumed_at)
 
@@ -199,21 +192,3 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         offset=batch.conditions.offset.to(device),
     )
     return replace(batch, clean=batch.clean.to(device), conditions=moved)
-
-
-@contextmanager
-def terminated() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets; outside the main thread, where no handler can be set, it stays unset."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def set_event(_signal: int, _frame: FrameType | None) -> None:
-        event.set()
-
-    before = signal.signal(signal.SIGTERM, set_event)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGTERM, before)

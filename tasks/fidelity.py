@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SYNTHETIC, EDITED, HELD_OUT, PAIRED = "synthetic", "synthetic, edited masks", "held-out real", "test, paired"
+SYNTHETIC, EDITED, HELD_OUT, PAIRED = "synthetic", "synthetic for edited masks", "held-out real", "test, paired"
 SETS = {"true": SYNTHETIC, "augmented": EDITED}
-"""Fidelity is that of volumes for true masks; edited masks move the volumes themselves and are scored apart."""
+"""By the kind of mask. The real volumes have true masks, so those carry the headline; an edit changes the anatomy."""
 FEWEST_EDITED = 3
-"""Volumes that a FID of the edited masks needs."""
+"""Volumes for edited masks that have a FID beside that for true ones."""
 BORDER = "(a) border over inside"
 RADIMAGENET_FILE = "RadImageNet-ResNet50.pt"
 
@@ -132,13 +132,13 @@ def _fid(
 
 
 def _fid_sets(catalog: Catalog, volumes: Artifact) -> tuple[dict[str, list[Row]], dict[str, str]]:
-    """The volumes of each set of SETS that has some, and what is not measured because they are too few."""
+    """Accepted volumes by set, and why the edited masks have no FID where they are few beside the true ones."""
     rows = {of: accepted(catalog, volumes, variant) for variant, of in SETS.items()}
-    missing = {}
-    if 0 < len(rows[EDITED]) < FEWEST_EDITED:
-        missing["FID"] = f"{EDITED}: {len(rows[EDITED])} volume(s), at least {FEWEST_EDITED} are needed"
-        del rows[EDITED]
-    return {of: found for of, found in rows.items() if found}, missing
+    sets = {of: found for of, found in rows.items() if found}
+    if len(sets) == len(SETS) and len(sets[EDITED]) < FEWEST_EDITED:
+        few = len(sets.pop(EDITED))
+        return sets, {f"FID ({EDITED})": f"{few} volume(s) were accepted, expected {FEWEST_EDITED} or more"}
+    return sets, {}
 
 
 def evenly(items: Sequence[T], limit: int | None) -> list[T]:
@@ -200,9 +200,9 @@ def _distances(catalog: Catalog, prepared: Prepared, repeats: list[Artifact]) ->
     """
     import pandas as pd
 
-    rows = {volumes: accepted(catalog, volumes) for volumes in repeats}
-    names = [str(row["volume"]) for found in rows.values() for row in found]
-    drawn = (s.slices for volumes, found in rows.items() for s in open_synthetic(catalog, volumes, found))
+    rows = [accepted(catalog, volumes) for volumes in repeats]
+    names = [str(row["volume"]) for found in rows for row in found]
+    drawn = (s.slices for pair in zip(repeats, rows, strict=True) for s in open_synthetic(catalog, *pair))
     near = nearest_distances(drawn, (prepared.image(c) for c in prepared.train))
     frames = [_nearest_table(names, SYNTHETIC, near.indices, near.distances, prepared)]
     if prepared.test:

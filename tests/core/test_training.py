@@ -33,10 +33,10 @@ from gem3d_core.models import (
 from gem3d_core.networks import VolumeNetwork
 from gem3d_core.schedule import make_schedule
 from gem3d_core.settings import DiffusionSpec, TrainSpec, UNetSpec
+from gem3d_core.stopping import Interrupted
 from gem3d_core.training import (
     Draw,
     Example,
-    Interrupted,
     Trained,
     diffusion_loss,
     draw_timesteps,
@@ -157,13 +157,14 @@ def test_sigterm_writes_a_checkpoint_and_the_run_goes_on_from_it(run: Run, tmp_p
     assert_same(run(training(tmp_path / "stopped")), run(training(tmp_path / "whole")))
 
 
-def test_sigterm_at_the_last_step_is_a_finished_run(tmp_path: Path) -> None:
+def test_sigterm_at_the_last_step_is_not_lost(run: Run, tmp_path: Path) -> None:
     def terminate(step: int, _loss: float) -> None:
         if step == SPEC.steps:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    _, trained = train_slice_model(SLICE, training(tmp_path, on_step=terminate))
-    assert len(trained.losses) == SPEC.steps
+    with pytest.raises(Interrupted, match="stopped at step 10 of 10"):
+        run(training(tmp_path, on_step=terminate))
+    assert len(run(training(tmp_path))[1].losses) == SPEC.steps
 
 
 def test_a_finished_run_is_not_trained_again(run: Run, tmp_path: Path) -> None:

@@ -1,0 +1,122 @@
+"""What stage 11 compares with what: volumes for true and for edited masks are sets of their own."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from configs import load
+from data_catalog import Artifact, Catalog
+from gem3d_core.metrics.fidelity import feature_moments
+from gem3d_core.metrics.fidelity import fid as frechet
+from gem3d_core.report import Missing
+from gem3d_core.report_tables import continuity_table
+from tasks import fidelity
+from tasks.fidelity import BORDER, EDITED, HELD_OUT, SYNTHETIC
+from tasks.progress import Nothing
+from tasks.stage import Work
+from tasks.synthetic import accepted, open_synthetic
+
+SHAPE = (6, 12, 10)
+OUTLINE = np.ones(SHAPE, bool)
+
+
+def image(seed: int) -> np.ndarray:
+    drawn = np.random.default_rng(seed).uniform(-1, 1, SHAPE)
+    return drawn.astype(np.float16).astype(np.float32)  # as volumes are stored
+
+
+def pooled(slices: np.ndarray) -> np.ndarray:
+    flat = slices.reshape(len(slices), -1)
+    return np.stack([flat.mean(1), flat.std(1)], axis=1)
+
+
+class RealVolumes:
+    """Three training cases and one test case."""
+
+    train = ("a", "b", "c")
+    test = ("d",)
+
+    def image(self, case: str) -> np.ndarray:
+        return image(ord(case))
+
+    def outline(self, _case: str) -> np.ndarray:
+        return OUTLINE
+
+
+def put_volumes(folder: Path, variants: list[str]) -> tuple[Work, Artifact]:
+    """One drawn volume a variant, drawn from the seed that its index is; a last one is rejected."""
+    catalog = Catalog.open(str(folder / "catalog"))
+    files = {}
+    rows = [
+        {"volume": f"v{k}", "mask_case": "a", "variant": variant, "borders": json.dumps([2]), "accepted": True}
+        for k, variant in enumerate(variants)
+    ]
+    rows.append({**rows[0], "volume": "rejected", "accepted": False})
+    for k in range(len(variants)):
+        path = folder / f"v{k}.safetensors"
+        save_file({"image": torch.from_numpy(image(k)).half(), "outline": torch.from_numpy(OUTLINE)}, path)
+        files[f"volumes/v{k}/slices.safetensors"] = path
+    files["volumes.parquet"] = folder / "volumes.parquet"
+    pd.DataFrame(rows).to_parquet(files["volumes.parquet"])
+    names = {"run_id": "test", "code_version": "0", "config_hash": "0", "seed": 0, "key": "k"}
+    return Work(catalog, folder, Nothing()), catalog.put("volumes", "N-r0", files=files, meta={}, **names)
+
+
+def measure(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, variants: list[str]
+) -> tuple[list[fidelity.Value], dict[str, str]]:
+    monkeypatch.setattr(fidelity, "_extractor", lambda _config, _device: pooled)
+    work, volumes = put_volumes(folder, variants)
+    return fidelity._fid(work, load("smoke", {"evaluate.fid_volumes": None}), RealVolumes(), volumes, "cpu")
+
+
+def test_fid_does_not_mix_true_and_edited_masks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    values, missing = measure(monkeypatch, tmp_path, ["true", "augmented"] * 3)
+    assert missing == {}
+    real = feature_moments([(image(ord(case)), OUTLINE) for case in "abc"], pooled)
+    for of, seeds in ((SYNTHETIC, (0, 2, 4)), (EDITED, (1, 3, 5)), (HELD_OUT, (ord("d"),))):
+        expected = frechet(real, feature_moments([(image(seed), OUTLINE) for seed in seeds], pooled))
+        found = {value.metric: (value.value, value.n_synthetic) for value in values if value.of == of}
+        assert found == {f"FID {plane}": (score.value, score.n_synthetic) for plane, score in expected.items()}
+
+
+@pytest.mark.parametrize(
+    ("variants", "sets", "said"),
+    [
+        (["true"], [SYNTHETIC, HELD_OUT], []),
+        (["true", "augmented", "augmented"], [SYNTHETIC, HELD_OUT], [f"FID ({EDITED})"]),
+        (["augmented"], [EDITED, HELD_OUT], []),
+    ],
+)
+def test_a_few_edited_masks_have_a_fid_only_where_they_are_all_there_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variants: list[str], sets: list[str], said: list[str]
+) -> None:
+    values, missing = measure(monkeypatch, tmp_path, variants)
+    assert list(dict.fromkeys(value.of for value in values)) == sets
+    assert list(missing) == said
+
+
+def test_edited_masks_have_borders_but_no_real_volume_to_be_as_smooth_as(tmp_path: Path) -> None:
+    work, volumes = put_volumes(tmp_path, ["true", "augmented"])
+    (row,) = accepted(work.catalog, volumes, "augmented")
+    values = fidelity._continuity(open_synthetic(work.catalog, volumes, [row]), RealVolumes(), EDITED)
+    assert [(value.metric, value.of, value.case) for value in values] == [(BORDER, EDITED, "v1")]
+    table = continuity_table({EDITED: ([values[0].value], {"axial": [], "coronal": [], "sagittal": []})})
+    assert table.rows[0][2:] == (Missing("no real volume has the same mask"),) * 3
+
+
+def test_distances_are_those_of_every_accepted_volume(tmp_path: Path) -> None:
+    work, volumes = put_volumes(tmp_path, ["true", "augmented"])
+    table = fidelity._distances(work.catalog, RealVolumes(), [volumes, volumes])
+    assert list(table["volume"]) == ["v0", "v1", "v0", "v1", "d"]
+    assert list(table["of"]) == [SYNTHETIC] * 4 + [HELD_OUT]
+
+
+def test_evenly_spaced() -> None:
+    assert fidelity.evenly(range(10), 4) == [0, 2, 5, 7]
+    assert fidelity.evenly([1, 2], 4) == fidelity.evenly([1, 2], None) == [1, 2]
