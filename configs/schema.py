@@ -80,6 +80,8 @@ class Runtime(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int = Field(2, ge=1)
     """Threads for reading, preparing and writing; processes of nnU-Net's planning."""
+    processes: int | None = Field(None, ge=1)
+    """Processes that train a model together, one for each GPU; none: as many GPUs as can share a batch evenly."""
     weights: str | None = None
     """Folder of weights that others trained; GEM3D_WEIGHTS when none."""
 

@@ -4,7 +4,6 @@ Prefect has a temporary server of its own, but a command that is killed leaves t
 shadows a module of the standard library keeps it from starting. This one ends with the process that started it.
 """
 
-import ctypes
 import os
 import signal
 import socket
@@ -19,10 +18,10 @@ from functools import partial
 from pathlib import Path
 
 from gem3d_core.errors import Gem3dError
+from gem3d_core.processes import end_with_parent
 
 SECONDS_TO_START = 180
 SECONDS_TO_END = 10
-PR_SET_PDEATHSIG = 1
 LAST_LINES = 20
 
 
@@ -59,12 +58,8 @@ def _start(url: str, log: Path) -> subprocess.Popen[bytes]:
             stdout=output,
             stderr=output,
             start_new_session=True,
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - before any thread here
+            preexec_fn=end_with_parent,  # noqa: PLW1509 - before any thread here
         )
-
-
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def _wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -38,7 +39,12 @@ def save_network(folder: Path, facts: NetworkFacts, weights: Tensors) -> None:
 
 def load_facts(path: Path) -> NetworkFacts:
     """The facts of a network.json."""
-    values = json.loads(path.read_text())
+    return facts_from(json.loads(path.read_text()))
+
+
+def facts_from(values: dict[str, Any]) -> NetworkFacts:
+    """Facts of plain values, as `dataclasses.asdict` and JSON leave them."""
+    values = dict(values)
     unet = values.pop("unet")
     unet["multipliers"], unet["attention_at"] = tuple(unet["multipliers"]), tuple(unet["attention_at"])
     return NetworkFacts(unet=UNetSpec(**unet), **values)

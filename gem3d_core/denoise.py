@@ -33,6 +33,10 @@ class Conditions:
     informed: Tensor
     offset: Tensor
 
+    def rows(self, rows: slice, device: torch.device) -> "Conditions":
+        """Some of the slices, on a device."""
+        return Conditions(self.mask[rows].to(device), self.informed[rows].to(device), self.offset[rows].to(device))
+
 
 def predict_slices(network: UNet2DModel | VolumeNetwork, cond: Conditions) -> Predict:
     """Bind conditions to a slice or volume network by concatenation (Algorithm 1, line 9)."""

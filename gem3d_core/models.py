@@ -11,13 +11,14 @@ from diffusers import UNet2DConditionModel, UNet2DModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gem3d_core.batches import LatentCase, draw_positions, draw_windows
+from gem3d_core.batches import Batch, LatentCase, draw_positions, draw_windows
 from gem3d_core.checkpoints import NetworkFacts, load_facts
-from gem3d_core.denoise import freeze, predict_at_position, predict_slices
+from gem3d_core.denoise import Predict, freeze, predict_at_position, predict_slices
 from gem3d_core.networks import VolumeNetwork, position_network, slice_network
+from gem3d_core.ranks import ALONE, Ranks
 from gem3d_core.schedule import Schedule
 from gem3d_core.settings import TrainSpec
-from gem3d_core.training import Example, Trained, draw_timesteps, to_device, train
+from gem3d_core.training import Example, Trained, draw_timesteps, train
 
 Network: TypeAlias = UNet2DModel | UNet2DConditionModel | VolumeNetwork
 OnStep = Callable[[int, float], None]
@@ -37,6 +38,7 @@ class Training:
     on_step: OnStep
     emphasis: Tensor | None = None
     """The codec's weight of each latent channel (c,)."""
+    ranks: Ranks = ALONE
 
 
 def build(facts: NetworkFacts, seed: int) -> Network:
@@ -73,13 +75,12 @@ def train_slice_model(facts: NetworkFacts, training: Training) -> tuple[dict[str
     """Stage 1: slices of windows, a t for every slice; returns the EMA weights of the whole network."""
     network = build(facts, training.seed)
     assert isinstance(network, UNet2DModel)
-    emphasis = _emphasis(training)
     spec, keep = training.spec, min(training.spec.slices_per_window, facts.window)
 
     def draw(rng: torch.Generator) -> Example:
-        batch = to_device(draw_windows(training.cases, spec.batch, facts.window, keep, rng), training.device)
-        t = draw_timesteps(len(batch.clean), 1, training.schedule, rng).to(training.device)
-        return Example(batch.clean, t, predict_slices(network, batch.conditions), batch.names, emphasis)
+        batch = draw_windows(training.cases, spec.batch, facts.window, keep, rng)
+        t = draw_timesteps(len(batch.clean), 1, training.schedule, rng)
+        return _of_windows(training, network, batch, t, rng)
 
     return _run(network, dict(network.named_parameters()), draw, training)
 
@@ -93,13 +94,12 @@ def tune_volume_model(
     slices.load_state_dict(load_file(slice_weights))
     with _seeded(training.seed):
         network = VolumeNetwork(slices, facts.unet, facts.window)
-    emphasis = _emphasis(training)
 
     def draw(rng: torch.Generator) -> Example:
         n = facts.window
-        batch = to_device(draw_windows(training.cases, training.spec.batch, n, n, rng), training.device)
-        t = draw_timesteps(training.spec.batch, n, training.schedule, rng).to(training.device)
-        return Example(batch.clean, t, predict_slices(network, batch.conditions), batch.names, emphasis)
+        batch = draw_windows(training.cases, training.spec.batch, n, n, rng)
+        t = draw_timesteps(training.spec.batch, n, training.schedule, rng)
+        return _of_windows(training, network, batch, t, rng)
 
     return _run(network, network.volumetric_parameters(), draw, training)
 
@@ -108,19 +108,41 @@ def train_position_model(facts: NetworkFacts, training: Training) -> tuple[dict[
     """The mask-free slice model conditioned on p; returns its EMA weights."""
     network = build(facts, training.seed)
     assert isinstance(network, UNet2DConditionModel)
-    emphasis = _emphasis(training)
 
     def draw(rng: torch.Generator) -> Example:
         clean, p, names = draw_positions(training.cases, training.spec.batch, rng)
-        t = draw_timesteps(len(clean), 1, training.schedule, rng).to(training.device)
-        predict = predict_at_position(network, p.to(training.device))
-        return Example(clean.to(training.device), t, predict, names, emphasis)
+        t = draw_timesteps(len(clean), 1, training.schedule, rng)
+
+        def bind(rows: slice) -> Predict:
+            return predict_at_position(network, p[rows].to(training.device))
+
+        return _example(training, clean, t, names, bind, rng)
 
     return _run(network, dict(network.named_parameters()), draw, training)
 
 
-def _emphasis(training: Training) -> Tensor | None:
-    return None if training.emphasis is None else training.emphasis.to(training.device)
+def _of_windows(
+    training: Training, network: UNet2DModel | VolumeNetwork, batch: Batch, t: Tensor, rng: torch.Generator
+) -> Example:
+    def bind(rows: slice) -> Predict:
+        return predict_slices(network, batch.conditions.rows(rows, training.device))
+
+    return _example(training, batch.clean, t, batch.names, bind, rng)
+
+
+def _example(
+    training: Training,
+    clean: Tensor,
+    t: Tensor,
+    names: tuple[str, ...],
+    bind: Callable[[slice], Predict],
+    rng: torch.Generator,
+) -> Example:
+    """This rank's rows of a batch, on the device; the noise is drawn for all rows by every rank."""
+    eps = torch.randn(clean.shape, generator=rng)
+    rows, device = training.ranks.rows(len(clean)), training.device
+    emphasis = None if training.emphasis is None else training.emphasis.to(device)
+    return Example(clean[rows].to(device), eps[rows].to(device), t[rows].to(device), bind(rows), names, emphasis)
 
 
 def _run(
@@ -139,5 +161,6 @@ def _run(
         training.folder,
         training.device,
         training.on_step,
+        training.ranks,
     )
     return {**network.state_dict(), **trained.ema}, trained

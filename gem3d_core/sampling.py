@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gem3d_core.conditions import fold, pad_slices
 from gem3d_core.denoise import Conditions, denoiser, predict_at_position, predict_slices
+from gem3d_core.errors import Gem3dError
 from gem3d_core.networks import VolumeNetwork
 from gem3d_core.schedule import Schedule
 from gem3d_core.seeds import generator, normal
@@ -72,21 +73,29 @@ def sample_volumes(
 ) -> Iterator[tuple[str, Tensor]]:
     """Draw volumes window by window (section 3.3); yields (name, latents (Z, c, h, w) on the CPU) as they finish.
 
-    At most `spec.batch` volumes are in flight, so memory does not grow with the number of requests. Raises ValueError
-    when the network was built for windows of another n, which would mix the slices of different windows.
+    At most `spec.batch` volumes are in flight, so memory does not grow with the number of requests. A batch that does
+    not fit into the device's memory is halved and drawn again, to the same result. Raises ValueError when the network
+    was built for windows of another n, which would mix the slices of different windows, and Gem3dError where not
+    even one window fits.
     """
     if isinstance(network, VolumeNetwork) and network.slots.n != n:
         raise ValueError(f"windows of n={n} slices for a volume network of n={network.slots.n}")
     queue = iter(requests)
     flying: list[_Volume] = []
+    batch = spec.batch
     while True:
-        while len(flying) < spec.batch and (request := next(queue, None)) is not None:
+        while len(flying) < batch and (request := next(queue, None)) is not None:
             flying.append(_Volume(request, n, spec.overlap))
         if not flying:
             return
 
-        jobs = [(volume, k) for volume in flying for k in volume.ready()][: spec.batch]
-        for (volume, k), drawn in zip(jobs, _draw(network, jobs, schedule, spec, n, device), strict=True):
+        jobs = [(volume, k) for volume in flying for k in volume.ready()][:batch]
+        try:
+            windows = _draw(network, jobs, schedule, spec, n, device)
+        except torch.OutOfMemoryError as error:
+            batch = _halved(len(jobs), device, error)
+            continue
+        for (volume, k), drawn in zip(jobs, windows, strict=True):
             volume.waiting.remove(k)
             volume.write(k, drawn)
         on_windows(len(jobs))
@@ -94,6 +103,17 @@ def sample_volumes(
         for volume in [v for v in flying if not v.waiting]:
             flying.remove(volume)
             yield volume.request.name, volume.latents[: volume.Z]
+
+
+def _halved(batch: int, device: torch.device, error: torch.OutOfMemoryError) -> int:
+    if batch == 1:
+        raise Gem3dError(
+            f"one window does not fit into the memory of {device} ({error}): use a smaller network or "
+            "slice_size, or a device with more memory"
+        ) from error
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return batch // 2
 
 
 def _draw(
@@ -107,7 +127,7 @@ def _draw(
     """Denoise one batch of windows -> (b, n, c, h, w) on the CPU."""
     windows = [volume.plan[k] for volume, k in jobs]
     shape = (n, *jobs[0][0].request.informed.shape)
-    generators = [generator(volume.request.seed, "window", k) for volume, k in jobs]
+    generators = [generator(v.request.seed, "window", w.start) for (v, _), w in zip(jobs, windows, strict=True)]
 
     def noise() -> Tensor:
         return fold(normal(shape, generators, device))

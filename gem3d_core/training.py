@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gem3d_core.batches import Batch
 from gem3d_core.checkpoints import load_checkpoint, optimiser_tensors, restore_optimiser, save_checkpoint
 from gem3d_core.denoise import Predict, autocast
 from gem3d_core.errors import Gem3dError
+from gem3d_core.ranks import ALONE, Ranks
 from gem3d_core.schedule import Schedule
 from gem3d_core.settings import TrainSpec
 from gem3d_core.stopping import Interrupted, terminated
@@ -24,9 +24,10 @@ from gem3d_core.stopping import Interrupted, terminated
 
 @dataclass(frozen=True)
 class Example:
-    """A batch ready for the loss: clean latents x_0 (N, c, h, w), t (N,), and what the network predicts of x_t."""
+    """A batch ready for the loss: clean latents x_0 and noise eps (N, c, h, w), t (N,), and the prediction of x_t."""
 
     clean: Tensor
+    eps: Tensor
     t: Tensor
     predict: Predict
     names: tuple[str, ...]
@@ -48,10 +49,9 @@ class Trained:
     resumed_at: int
 
 
-def diffusion_loss(example: Example, schedule: Schedule, rng: torch.Generator) -> Tensor:
+def diffusion_loss(example: Example, schedule: Schedule) -> Tensor:
     """L = E w(t) || target - prediction(sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, t) ||^2 (equation 2)."""
-    x0, t = example.clean, example.t
-    eps = torch.randn(x0.shape, generator=rng).to(x0.device)
+    x0, eps, t = example.clean, example.eps, example.t
     x_t = schedule.add_noise(x0, eps, t)
     error = (example.predict(x_t, t).float() - schedule.target(x0, eps, t)).square()
     if example.emphasis is not None:
@@ -69,26 +69,30 @@ def train(
     folder: Path,
     device: torch.device,
     on_step: Callable[[int, float], None] = lambda _step, _loss: None,
+    ranks: Ranks = ALONE,
 ) -> Trained:
     """Train `parameters` of `network` for spec.steps, going on from the newest checkpoint in `folder`.
 
-    Only the given parameters hold gradients. Raises Gem3dError when loss or gradient is not finite, naming step and
-    batch, and Interrupted after SIGTERM, once a checkpoint is written.
+    Only the given parameters hold gradients. Of several ranks the first writes checkpoints and calls `on_step`.
+    Raises Gem3dError when loss or gradient is not finite, naming step and batch, and Interrupted after SIGTERM, once
+    a checkpoint is written.
     """
     network.requires_grad_(False).train().to(device)
     for parameter in parameters.values():
         parameter.requires_grad_(True)
-    run = _Run(parameters, spec, seed)
+    run = _Run(parameters, spec, seed, ranks)
     resumed_at = run.restore(folder)
 
     began = time.monotonic()
     with terminated() as stop:
         for step in range(resumed_at, spec.steps):
             loss = run.step(draw, schedule, device, step)
-            on_step(step + 1, loss)
-            if stop.is_set() or (step + 1) % spec.checkpoint_every == 0 or step + 1 == spec.steps:
+            if ranks.first:
+                on_step(step + 1, loss)
+            stopped = ranks.any(stop.is_set(), device)
+            if ranks.first and (stopped or (step + 1) % spec.checkpoint_every == 0 or step + 1 == spec.steps):
                 run.save(folder, step + 1)
-            if stop.is_set():
+            if stopped:
                 raise Interrupted(f"stopped at step {step + 1} of {spec.steps}; the same command goes on from there")
     return Trained(run.ema, torch.tensor(run.losses), time.monotonic() - began, resumed_at)
 
@@ -96,9 +100,10 @@ def train(
 class _Run:
     """Everything that changes during training."""
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], spec: TrainSpec, seed: int) -> None:
+    def __init__(self, parameters: Mapping[str, nn.Parameter], spec: TrainSpec, seed: int, ranks: Ranks) -> None:
         self.parameters = parameters
         self.spec = spec
+        self.ranks = ranks
         self.rng = torch.Generator().manual_seed(seed)
         self.ema = {name: p.detach().clone() for name, p in parameters.items()}
         self.losses: list[float] = []
@@ -110,11 +115,12 @@ class _Run:
         """One optimiser step; returns the loss."""
         example = draw(self.rng)
         with autocast(self.spec.precision, device):
-            loss = diffusion_loss(example, schedule, self.rng)
-        value = float(loss.detach())
+            loss = diffusion_loss(example, schedule)
+        value = self.ranks.mean(float(loss.detach()), device)
         self._require_finite("the loss", value, step, example)
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
+        self.ranks.average([p.grad for p in self.parameters.values() if p.grad is not None])
         norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), self.spec.clip))
         self._require_finite("the gradient", norm, step, example)
         for group in self.optimiser.param_groups:
@@ -179,16 +185,3 @@ def draw_timesteps(count: int, repeat: int, schedule: Schedule, rng: torch.Gener
     """Uniform timesteps (count * repeat,): one for each of `count` units, repeated for its slices."""
     t = torch.randint(schedule.spec.T, (count,), generator=rng)
     return t.repeat_interleave(repeat)
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The same batch on a device."""
-    from dataclasses import replace
-
-    moved = replace(
-        batch.conditions,
-        mask=batch.conditions.mask.to(device),
-        informed=batch.conditions.informed.to(device),
-        offset=batch.conditions.offset.to(device),
-    )
-    return replace(batch, clean=batch.clean.to(device), conditions=moved)

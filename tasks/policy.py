@@ -27,6 +27,14 @@ def stage_task(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
     return task(name=name, cache_policy=NO_CACHE, persist_result=False, retries=0)
 
 
+def training_processes(config: Config, device: str, batch: int) -> int:
+    """Processes that train together: as configured, else as many GPUs as can share a batch evenly."""
+    import torch
+
+    gpus = torch.cuda.device_count() if device == "cuda" else 1
+    return config.runtime.processes or max(count for count in range(1, gpus + 1) if batch % count == 0)
+
+
 @contextmanager
 def accelerator(config: Config) -> Iterator[str]:
     """The torch device of a run, `cpu` or `cuda`; a GPU is held alone while the block runs."""

@@ -1,6 +1,5 @@
 """Stages 4, 5 and 6: the slice model, its volumetric tuning, and the position-conditioned slice model."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -10,23 +9,19 @@ from torch import Tensor
 
 from configs import Config
 from data_catalog import Catalog
-from gem3d_core.batches import open_latents
 from gem3d_core.checkpoints import NetworkFacts, save_network
 from gem3d_core.codec import load_codec
-from gem3d_core.models import Training, train_position_model, train_slice_model, tune_volume_model
-from gem3d_core.schedule import make_schedule
+from gem3d_core.launch import Job, train_job, train_job_in_processes
 from gem3d_core.settings import TrainSpec, UNetSpec
 from gem3d_core.training import Trained
 from tasks.configuration import store_configuration
 from tasks.inputs import open_prepared, parent_of
-from tasks.policy import accelerator, stage_task
+from tasks.policy import accelerator, stage_task, training_processes
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
-
-Outcome = tuple[dict[str, Tensor], Trained]
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Plan:
     """One of the three trainings."""
 
     stage: str
@@ -34,76 +29,74 @@ class _Job:
     """Kind of network; also the end of the model's name."""
     unet: UNetSpec
     spec: TrainSpec
-    run: Callable[[NetworkFacts, Training, Work], Outcome]
 
 
 @stage_task("train-slices")
 def train_slices(run: Run, latents: str) -> StageResult:
     """`model` NAME-slice: stage 1 of the paper."""
-    config = run.config
-    job = _Job("train-slices", "slice", config.unet, config.train_slices, lambda f, t, _: train_slice_model(f, t))
-    return _train(run, job, (latents,))
+    return _train(run, _Plan("train-slices", "slice", run.config.unet, run.config.train_slices), latents)
 
 
 @stage_task("tune-volume")
 def tune_volume(run: Run, latents: str, slice_model: str) -> StageResult:
     """`model` NAME-volume: stage 2 of the paper, from stage 1's EMA."""
-    config = run.config
-
-    def tune(facts: NetworkFacts, training: Training, work: Work) -> Outcome:
-        weights = work.catalog.path(work.catalog.get(slice_model), "weights.safetensors")
-        return tune_volume_model(facts, weights, training)
-
-    job = _Job("tune-volume", "volume", config.unet, config.tune_volume, tune)
-    return _train(run, job, (latents, slice_model))
+    return _train(run, _Plan("tune-volume", "volume", run.config.unet, run.config.tune_volume), latents, slice_model)
 
 
 @stage_task("train-informed")
 def train_informed(run: Run, latents: str) -> StageResult:
     """`model` NAME-informed: draws an informed slice from a position alone."""
     config = run.config
-    job = _Job(
-        "train-informed",
-        "position",
-        config.position_unet,
-        config.train_informed,
-        lambda f, t, _: train_position_model(f, t),
-    )
-    return _train(run, job, (latents,))
+    return _train(run, _Plan("train-informed", "position", config.position_unet, config.train_informed), latents)
 
 
-def _train(run: Run, job: _Job, inputs: tuple[str, ...]) -> StageResult:
+def _train(run: Run, plan: _Plan, latents: str, slice_model: str | None = None) -> StageResult:
     config = run.config
-    name = f"{run.name}-{'informed' if job.kind == 'position' else job.kind}"
-    settings = {"unet": job.unet, "train": job.spec, "diffusion": config.diffusion, "condition": config.condition}
-    stage = Stage(job.stage, __name__, "model", name, settings, inputs, config.seed)
+    name = f"{run.name}-{'informed' if plan.kind == 'position' else plan.kind}"
+    settings = {"unet": plan.unet, "train": plan.spec, "diffusion": config.diffusion, "condition": config.condition}
+    inputs = (latents, slice_model) if slice_model else (latents,)
+    stage = Stage(plan.stage, __name__, "model", name, settings, inputs, config.seed)
 
     def make(work: Work) -> Product:
         store_configuration(run)
-        facts = _facts(run, job, work, inputs[0])
+        job = _job(run, plan, work, latents, slice_model)
+        work.progress.total(plan.spec.steps, "steps")
+
+        def show(step: int, loss: float) -> None:
+            work.progress.at(step, f"loss {loss:.4f}")
+
         with accelerator(config) as device:
-            work.progress.total(job.spec.steps, "steps")
-            training = Training(
-                cases=open_latents(_training_files(work.catalog, inputs[0]), facts.window),
-                schedule=make_schedule(config.diffusion),
-                spec=job.spec,
-                seed=config.seed,
-                folder=work.folder / "checkpoints",
-                device=torch.device(device),
-                on_step=lambda step, loss: work.progress.at(step, f"loss {loss:.4f}"),
-                emphasis=load_codec(work.catalog.view(work.catalog.get(inputs[0])) / "codec").emphasis,
-            )
-            weights, trained = job.run(facts, training, work)
-        return _product(work, config, job, facts, weights, trained)
+            count = training_processes(config, device, plan.spec.batch)
+            if count == 1:
+                weights, trained = train_job(job, torch.device(device), show)
+            else:
+                weights, trained = train_job_in_processes(job, device, count, show)
+        return _product(work, config, plan, job.facts, weights, trained)
 
     return run_stage(run, stage, make)
 
 
-def _facts(run: Run, job: _Job, work: Work, latents: str) -> NetworkFacts:
+def _job(run: Run, plan: _Plan, work: Work, latents: str, slice_model: str | None) -> Job:
+    catalog = work.catalog
+    emphasis = load_codec(catalog.view(catalog.get(latents)) / "codec").emphasis
+    weights = catalog.path(catalog.get(slice_model), "weights.safetensors") if slice_model else None
+    return Job(
+        facts=_facts(run, plan, work, latents),
+        latents={case: str(file) for case, file in _training_files(catalog, latents).items()},
+        diffusion=run.config.diffusion,
+        spec=plan.spec,
+        seed=run.config.seed,
+        folder=str(work.folder / "checkpoints"),
+        emphasis=None if emphasis is None else tuple(emphasis.tolist()),
+        slice_weights=None if weights is None else str(weights),
+    )
+
+
+def _facts(run: Run, plan: _Plan, work: Work, latents: str) -> NetworkFacts:
     meta = work.catalog.get(latents).meta
     return NetworkFacts(
-        kind=job.kind,
-        unet=job.unet,
+        kind=plan.kind,
+        unet=plan.unet,
         latent_channels=cast("int", meta["channels"]),
         mask_channels=cast("int", meta["mask_channels"]),
         offset=run.config.condition.slice_offset,
@@ -118,7 +111,7 @@ def _training_files(catalog: Catalog, latents: str) -> dict[str, Path]:
 
 
 def _product(
-    work: Work, config: Config, job: _Job, facts: NetworkFacts, weights: dict[str, Tensor], trained: Trained
+    work: Work, config: Config, plan: _Plan, facts: NetworkFacts, weights: dict[str, Tensor], trained: Trained
 ) -> Product:
     import pandas as pd
 
@@ -132,12 +125,12 @@ def _product(
         "losses.parquet": work.folder / "losses.parquet",
     }
     meta = {
-        "network": job.kind,
-        "steps": job.spec.steps,
+        "network": plan.kind,
+        "steps": plan.spec.steps,
         "parameters": sum(t.numel() for t in weights.values()),
         "condition": asdict(config.condition),
         "diffusion": asdict(config.diffusion),
     }
     speed = (len(losses) - trained.resumed_at) / max(trained.seconds, 1e-9)
     metrics = pd.DataFrame([{"group": "training", "metric": "steps per second", "value": speed}])
-    return Product(files, meta, {"losses": table.assign(stage=job.stage), "metrics": metrics})
+    return Product(files, meta, {"losses": table.assign(stage=plan.stage), "metrics": metrics})

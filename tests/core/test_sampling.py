@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gem3d_core.errors import Gem3dError
 from gem3d_core.networks import VolumeNetwork, position_network, slice_network
 from gem3d_core.sampling import VolumeRequest, count_windows, sample_slices, sample_volumes
 from gem3d_core.schedule import make_schedule
@@ -193,3 +194,21 @@ def test_generated_slices_do_not_depend_on_their_batch() -> None:
         alone = sample_slices(model, positions[k : k + 1], seeds[k : k + 1], (C, H, W), SCHEDULE, spec, CPU)
         torch.testing.assert_close(together[k], alone[0], atol=1e-4, rtol=0)
     assert float((together[1] - together[2]).abs().max()) > 1e-2  # the same position, another seed
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, forward, limit, sizes = sample(REQUESTS, FAST), VolumeNetwork.forward, 3, list[int]()
+
+    def small(self: VolumeNetwork, x: Tensor, t: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        if len(x) > limit * N:
+            raise torch.OutOfMemoryError("no room")
+        sizes.append(len(x) // N)
+        return forward(self, x, t, class_labels)
+
+    monkeypatch.setattr(VolumeNetwork, "forward", small)
+    for name, drawn in sample(REQUESTS, FAST).items():
+        torch.testing.assert_close(drawn, whole[name], rtol=1e-4, atol=1e-5)
+    assert max(sizes) == 3
+    limit = 0
+    with pytest.raises(Gem3dError, match="one window does not fit"):
+        sample(REQUESTS, FAST)

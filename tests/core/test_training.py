@@ -202,7 +202,8 @@ class Root(nn.Module):
 def root_draw(network: Root) -> Draw:
     def draw(rng: torch.Generator) -> Example:
         t = draw_timesteps(4, 1, SCHEDULE, rng)
-        return Example(torch.ones(4, 1, 2, 2), t, lambda x, _t: network.w.sqrt() + 0 * x, ("these", "slices"))
+        ones = torch.ones(4, 1, 2, 2)
+        return Example(ones, ones, t, lambda x, _t: network.w.sqrt() + 0 * x, ("these", "slices"))
 
     return draw
 
@@ -273,7 +274,7 @@ def test_stage_two_holds_gradients_for_volumetric_layers_only(tmp_path: Path) ->
     def draw(rng: torch.Generator) -> Example:
         batch = draw_windows(cases(), 2, N, N, rng)
         t = draw_timesteps(2, N, SCHEDULE, rng)
-        return Example(batch.clean, t, predict_slices(network, batch.conditions), batch.names)
+        return Example(batch.clean, batch.clean, t, predict_slices(network, batch.conditions), batch.names)
 
     volumetric = network.volumetric_parameters()
     train(network, volumetric, draw, SCHEDULE, replace(SPEC, steps=1), 0, tmp_path, CPU)
@@ -289,8 +290,9 @@ def test_stage_two_begins_with_the_loss_of_the_slice_model(stage_one: tuple[Path
     rng = torch.Generator().manual_seed(11)
     batch = draw_windows(cases(), SPEC.batch, N, N, rng)
     t = draw_timesteps(SPEC.batch, N, SCHEDULE, rng)
-    example = Example(batch.clean, t, predict_slices(network, batch.conditions), batch.names)
-    loss = diffusion_loss(example, SCHEDULE, rng)
+    eps = torch.randn(batch.clean.shape, generator=rng)
+    example = Example(batch.clean, eps, t, predict_slices(network, batch.conditions), batch.names)
+    loss = diffusion_loss(example, SCHEDULE)
     assert float(trained.losses[0]) == pytest.approx(float(loss), rel=1e-5)
 
 
@@ -338,9 +340,9 @@ def test_learning_rate_warms_up_and_then_stays_or_falls() -> None:
 def test_the_loss_is_the_weighted_mean_square_of_equation_2() -> None:
     t = torch.tensor([100, 999])
     x0 = latents(2, C, 5)
-    example = Example(x0, t, lambda x, _t: torch.zeros_like(x), ("a", "b"))
-    loss = diffusion_loss(example, SCHEDULE, torch.Generator().manual_seed(3))
-    eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(3))
+    eps = latents(2, C, 5).flip(0)
+    example = Example(x0, eps, t, lambda x, _t: torch.zeros_like(x), ("a", "b"))
+    loss = diffusion_loss(example, SCHEDULE)
     squares = SCHEDULE.target(x0, eps, t).square().mean(dim=(1, 2, 3))
     torch.testing.assert_close(loss, (SCHEDULE.weight(t) * squares).mean())
 
