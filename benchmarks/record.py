@@ -9,19 +9,14 @@ The run can be stopped and started again; what is finished stays in the catalog.
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import subprocess
 import sys
 import threading
 from contextlib import suppress
-from datetime import UTC, datetime
-from pathlib import Path
 
 import psutil
-
-ROOT = Path(__file__).resolve().parents[1]
+from provenance import ROOT, provenance
 
 
 def main() -> None:
@@ -83,25 +78,7 @@ def _portable(summary: dict[str, object], command: list[str]) -> dict[str, objec
     """The summary without this machine's paths, with command, commit, machine and date."""
     kept = {name: value for name, value in summary.items() if name not in {"catalog", "report", "datasets"}}
     datasets = [{"ref": d["ref"], "factor": d["factor"]} for d in summary["datasets"]]
-    return {
-        **kept,
-        "datasets": datasets,
-        "command": " ".join(["gem3d", *command]),
-        "commit": _git("rev-parse", "HEAD") + (" with changes" if _git("status", "--porcelain") else ""),
-        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-    }
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or "unknown processor"
+    return {**kept, "datasets": datasets, **provenance(command)}
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import shutil
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,7 +47,7 @@ class Catalog:
             from data_catalog.s3 import open_s3
 
             remote, options = open_s3(text.rstrip("/"))
-            return cls(text.rstrip("/"), remote, Tables(text.rstrip("/"), options, remote.filesystem))
+            return cls(text.rstrip("/"), remote, Tables(text.rstrip("/"), options))
         root = Path(text).expanduser().absolute()
         if root.exists() and not root.is_dir():
             raise Invalid(f"catalog {root} is not a folder; give a folder or an s3:// address")
@@ -159,7 +160,9 @@ class Catalog:
         rows = self._tables.read(name, where=only)
         if rows is None:
             return _empty(name)
-        frame: pd.DataFrame = rows.to_pandas()
+        import pyarrow as pa
+
+        frame: pd.DataFrame = pa.table(rows).to_pandas()
         return frame[frame["version"].isin(known)].reset_index(drop=True)
 
     def ls(self, kind: str | None = None, name: str | None = None) -> list[Artifact]:
@@ -199,13 +202,20 @@ class Catalog:
         artifact = ref if isinstance(ref, Artifact) else self.get(ref)
         return layout.export(artifact, self.paths(artifact), Path(folder).absolute())
 
-    def view(self, artifact: Artifact, folder: Path | None = None) -> Path:
+    def view(self, artifact: Artifact, folder: Path | None = None, *, part: str = "") -> Path:
         """A folder with the files under their logical names, read-only; made once and reused.
+
+        Args:
+            part: only the files of this folder of the artifact, so that no others are fetched and hashed.
 
         Raises:
             Corrupt: as `path`.
         """
         place = self._store.local_root / "views" / artifact.kind / str(artifact.ref).rpartition("/")[2]
+        if part:
+            place = place.with_name(f"{place.name}.{part}")
+            files = {name: entry for name, entry in artifact.files.items() if name.startswith(f"{part}/")}
+            artifact = dataclasses.replace(artifact, files=files)
         return layout.view(artifact, self._store, (folder or place).absolute())
 
     def scratch(self, key: str) -> Path:
@@ -273,8 +283,7 @@ class Catalog:
 
     def _rows_by_version(self, table: str) -> dict[str, int]:
         rows = self._tables.read(table, columns=["version"])
-        counts = [] if rows is None else rows.column("version").value_counts().to_pylist()
-        return {entry["values"]: entry["counts"] for entry in counts}
+        return {} if rows is None else Counter(rows["version"].to_pylist())
 
     def _scratch_folder(self, key: str) -> Path:
         return self._store.local_root / "work" / check_name(key, "stage key")[:32]

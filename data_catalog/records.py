@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 from data_catalog.refs import Artifact, FileEntry, Ref, canonical
 
 if TYPE_CHECKING:
+    import arro3.core
     import pyarrow as pa
 
 TABLE = "artifacts"
@@ -86,10 +87,15 @@ def _artifact(
     )
 
 
-def to_list(rows: pa.Table | None) -> list[Row]:
+def to_list(rows: arro3.core.Table | None) -> list[Row]:
     """Rows as mappings, the latest first; rows of one instant in the order of their versions."""
-    found = [] if rows is None else cast("list[Row]", rows.to_pylist())
+    found = [] if rows is None else cast("list[Row]", _mappings(rows))
     return sorted(found, key=lambda row: (row["created"], row["version"]), reverse=True)
+
+
+def _mappings(rows: arro3.core.Table) -> list[dict[str, object]]:
+    columns = (column.to_pylist() for column in rows.combine_chunks().columns)  # by column: a cell at a time is slow
+    return [dict(zip(rows.column_names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def latest(rows: Iterable[Row]) -> dict[str, Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -15,10 +15,9 @@ from data_catalog.errors import CatalogError
 from data_catalog.frames import align
 
 if TYPE_CHECKING:
+    import arro3.core
     import pyarrow as pa
     from deltalake import DeltaTable
-    from pyarrow.dataset import Dataset
-    from pyarrow.fs import FileSystem
 
 # Every put is a commit of its own and so a Parquet file of its own: readers slow down with their number.
 _COMPACT_ABOVE = 32
@@ -28,24 +27,20 @@ _ATTEMPTS = 12
 class Tables:
     """The tables under one address (a folder or `s3://bucket/prefix`), each named by its last path element."""
 
-    def __init__(
-        self, address: str, options: Mapping[str, str] | None = None, filesystem: FileSystem | None = None
-    ) -> None:
-        """`options` are what deltalake needs and `filesystem` what pyarrow needs to reach a remote address."""
+    def __init__(self, address: str, options: Mapping[str, str] | None = None) -> None:
+        """`options` are what deltalake needs to reach a remote address."""
         self.address = address
         self.options = dict(options or {})
-        self._filesystem = filesystem
 
     def read(
-        self, name: str, columns: Sequence[str] | None = None, where: Mapping[str, str] | None = None
-    ) -> pa.Table | None:
-        """Rows of one table, only those whose text columns equal `where`; None where there is no table yet."""
+        self, name: str, columns: list[str] | None = None, where: Mapping[str, str] | None = None
+    ) -> arro3.core.Table | None:
+        """Rows of one table, only those whose text columns equal `where`; None where there is no table yet.
+
+        deltalake reads by itself: the import of pyarrow takes longer than the reading of a catalog.
+        """
         table = self._load(name)
-        if table is None:
-            return None
-        dataset = self._dataset(name, table)
-        known = None if columns is None else [column for column in columns if column in dataset.schema.names]
-        return dataset.to_table(columns=known, filter=_equal(where or {}))
+        return None if table is None else self._rows(table, columns, where or {})
 
     def check(self, name: str, rows: pa.Table) -> None:
         """Find out, before anything is written, whether the rows fit the stored columns.
@@ -54,7 +49,7 @@ class Tables:
             Invalid: they do not.
         """
         if (table := self._load(name)) is not None:
-            align(rows, self._dataset(name, table).schema, name)
+            align(rows, _schema(table), name)
 
     def append(self, name: str, rows: pa.Table, once: Mapping[str, str]) -> int:
         """Append the rows in one commit unless rows that equal `once` are there; how many there are now.
@@ -71,7 +66,7 @@ class Tables:
         for attempt in range(_ATTEMPTS):
             try:
                 table = self._load(name) or self._create(name, rows.schema)
-                if standing := self._count(name, table, once):
+                if standing := self._rows(table, list(once), once).num_rows:
                     return standing
                 self._commit(name, table, rows, once)
             except CommitFailedError as error:
@@ -85,6 +80,10 @@ class Tables:
     def _uri(self, name: str) -> str:
         return f"{self.address}/tables/{name}"
 
+    @property
+    def _local(self) -> bool:
+        return "://" not in self.address
+
     def _load(self, name: str) -> DeltaTable | None:
         from deltalake import DeltaTable
         from deltalake.exceptions import TableNotFoundError
@@ -94,16 +93,12 @@ class Tables:
         except TableNotFoundError:
             return None
 
-    def _dataset(self, name: str, table: DeltaTable) -> Dataset:
-        """The table's files through Arrow's own filesystem. The one that deltalake offers calls back into Python from
-        Arrow's threads, and a process that ends just then is aborted."""
-        from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+    def _rows(self, table: DeltaTable, columns: list[str] | None, where: Mapping[str, str]) -> arro3.core.Table:
+        from arro3.core import Table
 
-        root = self._uri(name).removeprefix("s3://")
-        return table.to_pyarrow_dataset(filesystem=SubTreeFileSystem(root, self._filesystem or LocalFileSystem()))
-
-    def _count(self, name: str, table: DeltaTable, once: Mapping[str, str]) -> int:
-        return int(self._dataset(name, table).count_rows(filter=_equal(once)))
+        terms = [f"{column} = {_literal(value)}" for column, value in where.items()]
+        reader = table.scan(columns, " AND ".join(terms) or None)
+        return reader.read_all() if self._local else Table.from_arrow(_read_remote(reader))
 
     def _create(self, name: str, schema: pa.Schema) -> DeltaTable:
         """The table without rows. Making it is a step of its own, because an append that also makes the table does
@@ -124,7 +119,7 @@ class Tables:
         identity = "/".join(once[column] for column in sorted(once))
         write_deltalake(
             table,
-            align(rows, self._dataset(name, table).schema, name),
+            align(rows, _schema(table), name),
             mode="append",
             schema_mode="merge",
             storage_options=self.options or None,
@@ -133,20 +128,28 @@ class Tables:
         self._tidy(table)
 
     def _tidy(self, table: DeltaTable) -> None:
-        if "://" not in self.address:
+        if self._local:
             _settle_commit(Path(table.table_uri.removeprefix("file://")), table.version())
         if len(table.file_uris()) > _COMPACT_ABOVE:
             _compact(table)
 
 
-def _equal(where: Mapping[str, str]) -> pa.compute.Expression | None:
-    import pyarrow.dataset as ds
+def _read_remote(reader: arro3.core.RecordBatchReader) -> pa.Table:
+    """Read by pyarrow, which lets other threads run while it waits for the network."""
+    import pyarrow as pa
 
-    found = None
-    for column, value in where.items():
-        term = ds.field(column) == value
-        found = term if found is None else found & term
-    return found
+    return pa.RecordBatchReader.from_stream(reader).read_all()
+
+
+def _literal(text: str) -> str:
+    """The text as SQL writes it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _schema(table: DeltaTable) -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema(table.schema())
 
 
 def _compact(table: DeltaTable) -> None:

@@ -234,9 +234,11 @@ def _print_json(document: object) -> None:
 
 
 def _register() -> None:
+    from flows.bench_cli import bench_app
     from flows.catalog_cli import catalog_app
     from flows.fetch_cli import fetch
 
+    app.add_typer(bench_app, name="bench")
     app.add_typer(catalog_app, name="catalog")
     app.command(epilog="Example: gem3d fetch hippocampus --to ../data")(fetch)
 

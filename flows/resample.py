@@ -10,10 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from data_catalog import Catalog
 from flows.ledger import Ledger, Summary
 from flows.parameters import catalog_address
-from gem3d_core.errors import BadInput
 from tasks.configuration import configuration_of_model
 from tasks.informed import informed
-from tasks.inputs import parent_of
+from tasks.inputs import newest_volume_model, parent_of
 from tasks.masks import masks
 from tasks.publish import publish
 from tasks.resample import resample
@@ -38,7 +37,7 @@ def resample_dataset(params: ResampleParameters = ResampleParameters()) -> Summa
     """Stages 7 to 10 with another seed, for a nightly schedule or by hand."""
     address = catalog_address(params.catalog)
     catalog = Catalog.open(address)
-    volume_model = params.model or _newest_volume_model(catalog)
+    volume_model = params.model or newest_volume_model(catalog)
     config = configuration_of_model(catalog, volume_model)
     run = Run(
         catalog=address,
@@ -66,13 +65,6 @@ def _stages(run: Run, ledger: Ledger, catalog: Catalog, volume_model: str) -> No
         volumes.append(ledger.enter("resample", drawn).ref)
     for factor in range(1, len(volumes) + 1):
         ledger.enter("publish", publish(run, volumes[:factor], factor))
-
-
-def _newest_volume_model(catalog: Catalog) -> str:
-    for artifact in catalog.ls("model"):
-        if artifact.meta.get("network") == "volume":
-            return artifact.ref.full
-    raise BadInput(f"{catalog.address} holds no volume model: train one with `gem3d enhance`")
 
 
 def _informed_model(catalog: Catalog, latents: str, volume_model: str) -> str | None:

@@ -4,15 +4,14 @@ NIfTI is decoded here from bytes, because ITK reads a truncated `.nii.gz` withou
 """
 # mypy: disallow-untyped-calls=False
 
-import gzip
 import io
 import json
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from isal import igzip, isal_zlib
 
 from gem3d_core.errors import BadInput
 
@@ -95,7 +94,7 @@ def unzipped(path: Path, read: Callable[[], bytes]) -> bytes:
         return read()
     except EOFError as error:
         raise damaged(path, "truncated file", "compressed data that end too early") from error
-    except (zlib.error, gzip.BadGzipFile) as error:
+    except (isal_zlib.error, igzip.BadGzipFile) as error:  # type: ignore[misc]  # isal's stubs call the class an instance
         raise damaged(path, "damaged file", f"compressed data that fail their check ({error})") from error
 
 
@@ -115,7 +114,7 @@ def nifti_class(path: Path, data: bytes) -> "type[nib.Nifti1Image]":
 def decode_nifti(path: Path, data: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Voxels (X, Y, Z, C) and affine of a whole NIfTI file, compressed or not whatever its name says."""
     if data[:2] == b"\x1f\x8b":
-        data = unzipped(path, lambda: gzip.decompress(data))
+        data = unzipped(path, lambda: igzip.decompress(data))
     kind = nifti_class(path, data)
     try:
         image = kind.from_bytes(data)
@@ -136,7 +135,7 @@ def nifti_header(path: Path) -> tuple[tuple[int, ...], np.ndarray, np.dtype]:
     with path.open("rb") as stream:
         zipped = stream.read(2) == b"\x1f\x8b"
         stream.seek(0)
-        source = gzip.GzipFile(fileobj=stream) if zipped else stream
+        source = igzip.GzipFile(fileobj=stream) if zipped else stream
         head = unzipped(path, lambda: source.read(NIFTI_HEADER_BYTES))
     kind = nifti_class(path, head).header_class
     try:

@@ -5,7 +5,6 @@ Arrays are (X, Y, Z) in the file's voxel order; affines are (4, 4) float64, voxe
 """
 # mypy: disallow-untyped-calls=False
 
-import gzip
 import hashlib
 import os
 import tempfile
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from isal import igzip
 
 from gem3d_core.errors import BadInput
 from gem3d_core.volume_formats import (
@@ -49,6 +49,7 @@ __all__ = [
 WHOLE_NUMBER_TOLERANCE = 1e-3  # what float storage and header scaling may add to a label id
 HEADER_ONLY = (".mhd", ".nhdr", ".hdr", ".img")  # the other half of the image lies in a file beside this one
 OTHER_HALF = (".raw", ".raw.gz", ".zraw", ".img", ".img.gz", ".hdr")
+DEFLATE_LEVEL = 2  # of igzip; the bytes of level 3 differ between processors, and hashes of bytes are versions
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, *, dtype: np.
         raise BadInput(f"{path}: an array of shape {array.shape} is no volume; give (X, Y, Z)")
     data = _nifti_bytes(_storable(path, array, dtype), checked_affine(path, affine))
     zipped = path.name.lower().endswith(".gz")
-    _replace(path, gzip.compress(data, compresslevel=3, mtime=0) if zipped else data)
+    _replace(path, igzip.compress(data, DEFLATE_LEVEL, mtime=0) if zipped else data)
 
 
 def _bad_ids(path: Path, fault: str, found: str) -> Unreadable:

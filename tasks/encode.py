@@ -5,7 +5,8 @@ from typing import cast
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from gem3d_core.codec import Codec, fit_haar, load_codec, open_kl, psnr
 from gem3d_core.conditions import condition_channels, encode_mask
@@ -18,6 +19,8 @@ from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
 
 FIT_SLICES = 4096
 """Training slices, evenly spaced over all, that the codec is fitted on."""
+PSNR = "psnr_db"
+"""Of a case's reconstruction; stands in the metadata of its file."""
 
 
 @stage_task("encode")
@@ -78,9 +81,7 @@ def _encode_all(work: Work, prepared: Prepared, codec: Codec, condition: Conditi
         if not path.exists():
             _encode_case(path, prepared, codec, condition, labels, case)
         files[f"latents/{case}.safetensors"] = path
-        reconstruction = codec.decode(load_file(path)["image"])
-        score = psnr(torch.from_numpy(prepared.image(case)), reconstruction)
-        rows.append({"case": case, "train": prepared.cases[case].train, "psnr_db": score})
+        rows.append({"case": case, "train": prepared.cases[case].train, "psnr_db": _psnr(path)})
         work.progress.at(done)
     index = pd.DataFrame(rows)
     index.to_parquet(work.folder / "index.parquet")
@@ -98,10 +99,13 @@ def _encode_all(work: Work, prepared: Prepared, codec: Codec, condition: Conditi
 def _encode_case(
     path: Path, prepared: Prepared, codec: Codec, condition: ConditionSpec, labels: tuple[int, ...], case: str
 ) -> None:
-    mask, outline = torch.from_numpy(prepared.mask(case)), torch.from_numpy(prepared.outline(case))
-    tensors = {
-        "image": codec.encode(torch.from_numpy(prepared.image(case))).contiguous(),
-        "condition": encode_mask(condition, codec, labels, mask, outline).contiguous(),
-    }
+    image, mask, outline = (torch.from_numpy(read(case)) for read in (prepared.image, prepared.mask, prepared.outline))
+    latents = codec.encode(image).contiguous()
+    tensors = {"image": latents, "condition": encode_mask(condition, codec, labels, mask, outline).contiguous()}
     with atomic(path) as building:
-        save_file(tensors, building)
+        save_file(tensors, building, {PSNR: str(psnr(image, codec.decode(latents)))})
+
+
+def _psnr(path: Path) -> float:
+    with safe_open(path, framework="pt") as tensors:
+        return float(tensors.metadata()[PSNR])

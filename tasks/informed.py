@@ -8,8 +8,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from configs import Config
-from data_catalog import Catalog
-from gem3d_core.codec import load_codec
 from gem3d_core.errors import BadInput, Gem3dError
 from gem3d_core.files import atomic
 from gem3d_core.models import load_network
@@ -19,6 +17,7 @@ from gem3d_core.seeds import derive_seed, uniform
 from gem3d_core.volumes import write_nifti
 from gem3d_core.windows import start_slice
 from tasks.inputs import Prepared, open_prepared, parent_of
+from tasks.latents import latent_shape, open_codec
 from tasks.policy import accelerator, stage_task
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
 
@@ -130,8 +129,8 @@ def _generate(work: Work, run: Run, latents: str, model: str | None, draws: list
             "train it with `gem3d enhance ... --until train-informed`"
         )
     artifact = work.catalog.get(model)
-    codec = load_codec(work.catalog.view(work.catalog.get(latents)) / "codec")
-    shape, spec = _latent_shape(work.catalog, latents), run.config.informed.sample
+    codec = open_codec(work.catalog, latents)
+    shape, spec = latent_shape(work.catalog, latents), run.config.informed.sample
     work.progress.total(len(draws), "slices generated")
     drawn = []
     with accelerator(run.config) as device:
@@ -148,16 +147,6 @@ def _generate(work: Work, run: Run, latents: str, model: str | None, draws: list
             drawn.append(load_file(file)["x0"])
             work.progress.at(first + len(batch))
     return codec.decode(torch.cat(drawn)).clamp(-1, 1).numpy()
-
-
-def _latent_shape(catalog: Catalog, latents: str) -> tuple[int, int, int]:
-    from safetensors import safe_open
-
-    artifact = catalog.get(latents)
-    first = next(name for name in sorted(artifact.files) if name.startswith("latents/"))
-    with safe_open(catalog.path(artifact, first), framework="pt") as tensors:
-        _, c, h, w = tensors.get_slice("image").get_shape()
-    return c, h, w
 
 
 def _product(work: Work, draws: list[Draw], slices: np.ndarray, mode: str, note: str) -> Product:

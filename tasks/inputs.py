@@ -107,6 +107,14 @@ def open_source(catalog: Catalog, ref: str) -> Source:
     return Source(artifact, cases)
 
 
+def newest_volume_model(catalog: Catalog) -> str:
+    """Reference to the volume model that was made last. Raises BadInput where there is none."""
+    for artifact in catalog.ls("model"):
+        if artifact.meta.get("network") == "volume":
+            return artifact.ref.full
+    raise BadInput(f"{catalog.address} holds no volume model: train one with `gem3d enhance`")
+
+
 @dataclass(frozen=True)
 class PreparedCase:
     """One prepared case: where it comes from on the source grid and how its intensities were mapped."""

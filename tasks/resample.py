@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 
 from configs import Config
 from data_catalog import Artifact, Catalog
-from gem3d_core.codec import load_codec
 from gem3d_core.errors import BadInput, Gem3dError
 from gem3d_core.files import atomic
 from gem3d_core.geometry import Geometry
@@ -37,6 +36,7 @@ from tasks.inputs import (
     read_rows,
     read_slices,
 )
+from tasks.latents import open_codec
 from tasks.policy import accelerator, stage_task
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
 
@@ -162,7 +162,7 @@ def open_volume_model(catalog: Catalog, model: str, latents: str, config: Config
     encoded = catalog.get(latents)
     return VolumeModel(
         network=network,
-        codec=load_codec(catalog.view(encoded) / "codec", device),
+        codec=open_codec(catalog, latents, device),
         schedule=make_schedule(config.diffusion),
         condition=config.condition,
         labels=tuple(cast("list[int]", encoded.meta["label_ids"])),

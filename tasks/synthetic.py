@@ -65,7 +65,7 @@ def draw_paired(
     waiting = [case for case in cases if not _paired_file(work, case).exists()]
     model = open_volume_model(work.catalog, volume_model, latents, run.config, device)
     work.progress.total(len(waiting), "paired test volumes drawn")
-    drawn = draw_volumes(model, _paired_recipes(prepared, waiting, run.seed), run.config.resample)
+    drawn = draw_volumes(model, paired_recipes(prepared, waiting, run.seed), run.config.resample)
     for done, volume in enumerate(drawn, start=1):
         borders = torch.tensor(volume.borders, dtype=torch.int64)
         with atomic(_paired_file(work, volume.name)) as building:
@@ -84,7 +84,8 @@ def _read_paired(work: Work, prepared: Prepared, case: str) -> Synthetic:
     return Synthetic(case, case, "true", stored["slices"].numpy(), prepared.outline(case), borders)
 
 
-def _paired_recipes(prepared: Prepared, cases: list[str], seed: int) -> Iterator[Recipe]:
+def paired_recipes(prepared: Prepared, cases: list[str], seed: int) -> Iterator[Recipe]:
+    """Recipes of test volumes: their own masks, and a slice of their own as informed slice."""
     for case in cases:
         image = prepared.image(case)
         yield Recipe(

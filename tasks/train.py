@@ -10,12 +10,12 @@ from torch import Tensor
 from configs import Config
 from data_catalog import Catalog
 from gem3d_core.checkpoints import NetworkFacts, save_network
-from gem3d_core.codec import load_codec
 from gem3d_core.launch import Job, train_job, train_job_in_processes
 from gem3d_core.settings import TrainSpec, UNetSpec
 from gem3d_core.training import Trained
 from tasks.configuration import store_configuration
 from tasks.inputs import open_prepared, parent_of
+from tasks.latents import open_codec
 from tasks.policy import accelerator, stage_task, training_processes
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
 
@@ -78,7 +78,7 @@ def _train(run: Run, plan: _Plan, latents: str, slice_model: str | None = None) 
 
 def _job(run: Run, plan: _Plan, work: Work, latents: str, slice_model: str | None) -> Job:
     catalog = work.catalog
-    emphasis = load_codec(catalog.view(catalog.get(latents)) / "codec").emphasis
+    emphasis = open_codec(catalog, latents).emphasis
     weights = catalog.path(catalog.get(slice_model), "weights.safetensors") if slice_model else None
     return Job(
         facts=_facts(run, plan, work, latents),
@@ -87,7 +87,7 @@ def _job(run: Run, plan: _Plan, work: Work, latents: str, slice_model: str | Non
         spec=plan.spec,
         seed=run.config.seed,
         folder=str(work.folder / "checkpoints"),
-        emphasis=None if emphasis is None else tuple(emphasis.tolist()),
+        emphasis=tuple(emphasis.tolist()),
         slice_weights=None if weights is None else str(weights),
     )
 

@@ -194,12 +194,3 @@ def test_writers_that_also_create_widen_and_compact_double_nothing(
     rows = Tables(str(tmp_path)).read("t")
     assert rows is not None
     assert sorted(rows["version"].to_pylist()) == [f"v{step}" for step in range(5)]
-
-
-def test_no_thread_of_a_read_calls_back_into_python(catalog: Catalog, put: Put) -> None:
-    """Arrow's threads outlive the read; where they run Python, a process that ends in that moment is aborted."""
-    put(catalog, "metrics/a")
-    tables = catalog._tables
-    table = tables._load("artifacts")
-    assert table is not None
-    assert tables._dataset("artifacts", table).filesystem.base_fs.type_name in {"local", "s3"}

@@ -1,0 +1,172 @@
+"""Seconds and memory of re-sampling against slices, volumes and in-plane size: docs/results/growth.{md,json,png}.
+
+Example: python benchmarks/growth.py
+
+The network is that of the profile hippocampus-cpu with random weights, at five steps: how long a step takes does not
+depend on the weights. Every point is measured in a process of its own. About ten minutes on two cores.
+"""
+
+import json
+import multiprocessing
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from matplotlib.figure import Figure
+from provenance import ROOT, provenance
+
+from configs import Config, load
+from gem3d_core.bench.effort import watched
+from gem3d_core.bench.markdown import markdown
+from gem3d_core.checkpoints import NetworkFacts
+from gem3d_core.codec import fit_haar
+from gem3d_core.models import build
+from gem3d_core.networks import VolumeNetwork
+from gem3d_core.report import Column, Table
+from gem3d_core.resampling import Recipe, VolumeModel, draw_volumes
+from gem3d_core.sampling import count_windows
+from gem3d_core.schedule import make_schedule
+from gem3d_core.settings import SampleSpec
+
+STEPS = 5
+LABELS = (1, 2)
+RESULTS = ROOT / "docs" / "results"
+
+
+@dataclass(frozen=True)
+class Point:
+    """So many volumes of Z slices of (H, W), and what drawing them took.
+
+    held: bytes of the volumes in flight (slices, latents, conditions), which must grow with them; other: all else
+    above what the loaded model holds.
+    """
+
+    axis: str
+    Z: int
+    volumes: int
+    size: int
+    windows: int = 0
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    held_bytes: int = 0
+
+    @property
+    def other_bytes(self) -> int:
+        """What should not depend on Z and on the number of volumes."""
+        return max(0, self.peak_bytes - self.held_bytes)
+
+
+POINTS = [
+    *(Point("slices", Z, 1, 64) for Z in (32, 64, 128, 256, 512)),
+    *(Point("volumes", 32, volumes, 64) for volumes in (1, 4, 16, 64)),
+    *(Point("in-plane size", 32, 1, size) for size in (32, 64, 96, 128, 192)),
+]
+
+
+def main() -> None:
+    """Measure every point, then write table, numbers and picture."""
+    context = multiprocessing.get_context("spawn")
+    measured = []
+    for point in POINTS:
+        with context.Pool(1) as pool:
+            measured.append(pool.apply(measure, (point,)))
+        sys.stderr.write(f"{measured[-1]}\n")
+    facts = provenance([]) | {"command": "python benchmarks/growth.py"}
+    document = {**facts, "points": [{**asdict(p), "other_bytes": p.other_bytes} for p in measured]}
+    (RESULTS / "growth.json").write_text(json.dumps(document, indent=1) + "\n")
+    told = f"`{facts['command']}`, commit {facts['commit']}, {facts['machine']}, {facts['date']}."
+    (RESULTS / "growth.md").write_text(f"# Growth\n\n{markdown(_table(measured))}\n\n![Growth](growth.png)\n\n{told}\n")
+    _plot(measured)
+
+
+def measure(point: Point) -> Point:
+    """Draw the point's volumes, after one window that sets the machine up."""
+    config = load("hippocampus-cpu")
+    model = _model(config, point.size)
+    spec = replace(config.resample, steps=STEPS, precision="fp32")
+    _drain(model, _recipes(replace(point, Z=config.condition.window, volumes=1)), spec)
+    _, effort = watched(lambda: _drain(model, _recipes(point), spec), model.device)
+    windows = point.volumes * count_windows([point.Z], config.condition.window, spec.overlap)
+    flying = min(point.volumes, spec.batch)
+    pixels = flying * point.Z * point.size**2
+    held = pixels * (4 + 4 + 8 + 1) + pixels * 4 * (len(LABELS) + 1) // model.codec.factor**2
+    return replace(point, windows=windows, seconds=effort.seconds, peak_bytes=effort.peak_bytes, held_bytes=held)
+
+
+def _model(config: Config, size: int) -> VolumeModel:
+    codec = fit_haar(config.codec, torch.rand(8, size, size) * 2 - 1)
+    facts = NetworkFacts(
+        "volume", config.unet, codec.channels, len(LABELS) + 1, offset=True, window=config.condition.window
+    )
+    network = build(facts, 0)
+    assert isinstance(network, VolumeNetwork)
+    network.requires_grad_(False).eval()
+    return VolumeModel(network, codec, make_schedule(config.diffusion), config.condition, LABELS, torch.device("cpu"))
+
+
+def _recipes(point: Point) -> Iterator[Recipe]:
+    rng = torch.Generator().manual_seed(0)
+    shape = (point.Z, point.size, point.size)
+    for index in range(point.volumes):
+        yield Recipe(
+            name=str(index),
+            mask=torch.randint(3, shape, generator=rng),
+            outline=torch.ones(shape, dtype=torch.bool),
+            informed=torch.rand(shape[1:], generator=rng) * 2 - 1,
+            p=0.5,
+            seed=index,
+        )
+
+
+def _drain(model: VolumeModel, recipes: Iterator[Recipe], spec: SampleSpec) -> None:
+    for _ in draw_volumes(model, recipes, spec):
+        pass
+
+
+def _table(points: list[Point]) -> Table:
+    return Table(
+        title="Re-sampling against what is asked of it",
+        caption=(
+            f"Random weights of the profile hippocampus-cpu, {STEPS} steps of DPM-Solver++, float32, up to eight "
+            "windows in a call. Memory: peak above what the loaded model holds; of the volumes in flight: their "
+            "slices, masks, latents and conditions; other: the difference, mostly activations."
+        ),
+        n="one run of each point",
+        columns=(
+            Column("varied"), Column("slices", digits=0), Column("volumes", digits=0),
+            Column("size", "pixels", digits=0),
+            Column("windows", digits=0), Column("time", "s", "lower", 2), Column("time", "s per window", "lower", 3),
+            Column("peak memory", "MiB", "lower", 0), Column("of the volumes", "MiB", digits=0),
+            Column("other", "MiB", "lower", 0),
+        ),
+        rows=tuple(
+            (p.axis, p.Z, p.volumes, p.size, p.windows, p.seconds, p.seconds / p.windows, p.peak_bytes / 2**20,
+             p.held_bytes / 2**20, p.other_bytes / 2**20)
+            for p in points
+        ),
+    )  # fmt: skip
+
+
+def _plot(points: list[Point]) -> None:
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    for panel, (axis, of) in zip(
+        figure.subplots(1, 3),
+        {"slices": "Z", "volumes": "volumes", "in-plane size": "size"}.items(),
+        strict=True,
+    ):
+        chosen = [p for p in points if p.axis == axis]
+        x = [getattr(p, of) ** (2 if of == "size" else 1) for p in chosen]
+        panel.plot(x, [p.seconds for p in chosen], "o-", color="tab:blue", label="seconds")
+        memory = panel.twinx()
+        memory.plot(x, [p.peak_bytes / 2**20 for p in chosen], "s--", color="tab:orange", label="peak memory")
+        memory.plot(x, [p.other_bytes / 2**20 for p in chosen], "^:", color="tab:green", label="without the volumes")
+        panel.set(xlabel="pixels of a slice" if of == "size" else axis, ylim=(0, None))
+        panel.set_ylabel("seconds", color="tab:blue")
+        memory.set(ylabel="MiB", ylim=(0, None))
+        memory.legend(loc="upper left", fontsize=7)
+    figure.savefig(RESULTS / "growth.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""A training step on stored latents beside the literal one, which encodes its constants anew each time."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DModel
+from torch import Tensor
+
+from gem3d_core.batches import LatentCase, draw_windows
+from gem3d_core.bench.effort import watched
+from gem3d_core.checkpoints import NetworkFacts
+from gem3d_core.codec import KL
+from gem3d_core.denoise import Conditions, predict_slices
+from gem3d_core.models import Training, build, train_slice_model
+from gem3d_core.schedule import Schedule, make_schedule
+from gem3d_core.settings import DiffusionSpec, Precision, TrainSpec, UNetSpec
+from gem3d_core.training import Example, draw_timesteps, train
+
+PAPER_SCALE = 0.18215
+"""Of the KL-f8 latents [release]."""
+VOLUMES, DEPTH = 2, 24
+"""Of the random dataset that is trained on: what the numbers are does not change how long a step takes."""
+
+
+@dataclass(frozen=True)
+class TrainingCase:
+    """What is compared: a slice network and windows of n slices of (H, W), on a device."""
+
+    unet: UNetSpec
+    size: tuple[int, int]
+    n: int
+    windows: int
+    """In a batch; every slice of a window is used [paper]."""
+    device: torch.device
+    precision: Precision
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Of one way to train. seconds: of each step after the first; first_loss: of the first."""
+
+    steps_per_second: float
+    first_loss: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class TrainingComparison:
+    """What `gem3d bench training` tells. encoding_seconds: once for the whole dataset, a slice."""
+
+    speedup: float
+    reference: Pace
+    ours: Pace
+    loss_difference: float
+    encoding_seconds: float
+    codec_parameters: int
+    network_parameters: int
+
+
+def compare_training(case: TrainingCase, steps: int, codec: KL | None = None) -> TrainingComparison:
+    """Time `steps` steps of each after one that warms up; both draw the same windows, t and noise.
+
+    The literal step encodes its windows' images and masks and n copies of the informed slice each time, in float32,
+    as the release does; the codec is of the paper's size with random weights unless another is given.
+    """
+    codec = codec or paper_codec(case.device)
+    raw = _random_cases(case)
+    began = time.perf_counter()
+    latents = [replace(c, image=codec.encode(c.image[:, 0]), condition=codec.encode(c.condition[:, 0])) for c in raw]
+    encoding = (time.perf_counter() - began) / (2 * VOLUMES * DEPTH)
+
+    facts = NetworkFacts("slice", case.unet, codec.channels, codec.channels, offset=True, window=case.n)
+    spec = TrainSpec(
+        steps=1 + steps, batch=case.windows, slices_per_window=case.n, checkpoint_every=2 + steps, precision="fp32"
+    )
+    schedule = make_schedule(DiffusionSpec())
+    theirs = _pace(lambda folder, tick: _literal(facts, raw, codec, schedule, spec, case, folder, tick), case)
+    fast = replace(spec, precision=case.precision)
+    ours = _pace(lambda folder, tick: _stored(facts, latents, schedule, fast, case, folder, tick), case)
+    return TrainingComparison(
+        speedup=ours.steps_per_second / theirs.steps_per_second,
+        reference=theirs,
+        ours=ours,
+        loss_difference=abs(ours.first_loss - theirs.first_loss),
+        encoding_seconds=encoding,
+        codec_parameters=sum(p.numel() for p in codec.model.parameters()),
+        network_parameters=sum(p.numel() for p in build(facts, 0).parameters()),
+    )
+
+
+def paper_codec(device: torch.device) -> KL:
+    """An autoencoder of latent diffusion's KL-f8 shape (83.7 M parameters) with random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoencoderKL(
+            in_channels=3,
+            out_channels=3,
+            latent_channels=4,
+            block_out_channels=(128, 256, 512, 512),
+            layers_per_block=2,
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+        )
+    return KL(model.to(device), PAPER_SCALE)
+
+
+Tick = Callable[[int, float], None]
+
+
+def _random_cases(case: TrainingCase) -> list[LatentCase]:
+    """Volumes of slices and grey masks in [-1, 1], (DEPTH, 1, H, W)."""
+    rng = torch.Generator().manual_seed(0)
+
+    def volume() -> Tensor:
+        return torch.rand(DEPTH, 1, *case.size, generator=rng) * 2 - 1
+
+    return [LatentCase(f"random{k}", volume(), volume(), DEPTH) for k in range(VOLUMES)]
+
+
+def _stored(
+    facts: NetworkFacts,
+    cases: list[LatentCase],
+    schedule: Schedule,
+    spec: TrainSpec,
+    case: TrainingCase,
+    folder: Path,
+    tick: Tick,
+) -> None:
+    train_slice_model(facts, Training(cases, schedule, spec, 0, folder, case.device, tick))
+
+
+def _literal(
+    facts: NetworkFacts,
+    cases: list[LatentCase],
+    codec: KL,
+    schedule: Schedule,
+    spec: TrainSpec,
+    case: TrainingCase,
+    folder: Path,
+    tick: Tick,
+) -> None:
+    """The same loop, but what is drawn are slices, and all that the network sees of them is encoded on the way."""
+    network = build(facts, 0)
+    assert isinstance(network, UNet2DModel)
+
+    def draw(rng: torch.Generator) -> Example:
+        batch = draw_windows(cases, spec.batch, case.n, case.n, rng)
+        t = draw_timesteps(len(batch.clean), 1, schedule, rng)
+        image, mask, informed = (
+            codec.encode(slices[:, 0].to(case.device))
+            for slices in (batch.clean, batch.conditions.mask, batch.conditions.informed)
+        )
+        eps = torch.randn(image.shape, generator=rng)
+        conditions = Conditions(mask, informed, batch.conditions.offset.to(case.device))
+        predict = predict_slices(network, conditions)
+        return Example(image, eps.to(case.device), t.to(case.device), predict, batch.names)
+
+    train(network, dict(network.named_parameters()), draw, schedule, spec, 0, folder, case.device, tick)
+
+
+def _pace(run: Callable[[Path, Tick], None], case: TrainingCase) -> Pace:
+    """Run a training in a folder of its own and time its steps after the first."""
+    ticks: list[tuple[float, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        _, effort = watched(
+            lambda: run(Path(folder), lambda _step, loss: ticks.append((time.perf_counter(), loss))), case.device
+        )
+    seconds = ticks[-1][0] - ticks[0][0]
+    return Pace((len(ticks) - 1) / seconds, ticks[0][1], effort.peak_bytes)

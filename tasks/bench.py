@@ -1,0 +1,208 @@
+"""`gem3d bench`: measurements on the models and test volumes of a catalog."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from configs import Config, load
+from data_catalog import Artifact, Catalog
+from gem3d_core.bench.sampling import (
+    Comparison,
+    Measured,
+    Method,
+    Results,
+    Score,
+    Speed,
+    measure,
+    reference_method,
+    summarise,
+)
+from gem3d_core.bench.training import TrainingCase, TrainingComparison, compare_training
+from gem3d_core.checkpoints import load_facts
+from gem3d_core.costs import EFFICIENCY, network_cost, network_flops
+from gem3d_core.errors import BadInput, NotAvailable
+from gem3d_core.files import atomic
+from gem3d_core.metrics.features import load_lpips
+from gem3d_core.metrics.fidelity import lpips_distance, ms_ssim
+from gem3d_core.reference import STEPS
+from gem3d_core.resampling import VolumeModel
+from tasks.code_version import code_version
+from tasks.configuration import configuration_of_model
+from tasks.fidelity import evenly, weights_folder
+from tasks.inputs import Prepared, newest_volume_model, open_prepared, parent_of
+from tasks.policy import accelerator
+from tasks.progress import Progress, open_progress
+from tasks.resample import open_volume_model
+from tasks.stage import canonical
+from tasks.synthetic import paired_recipes
+
+VOLUMES = 8
+"""Test volumes where not all are asked for, with one seed."""
+SEEDS = 3
+"""Where all test volumes are asked for."""
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is measured on."""
+
+    catalog: Catalog
+    model: Artifact
+    latents: str
+    prepared: Prepared
+    config: Config
+    cases: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+def bench_sampling(address: str, model: str | None, steps: tuple[int, ...], *, full: bool) -> Comparison:
+    """Re-sampling of test volumes beside Algorithm 1, and with other numbers of steps.
+
+    Every volume that is finished is kept in the catalog's working folder until all are: after an interruption the
+    same call goes on from there. Raises BadInput where there is no volume model, no test volume, or no such step.
+    """
+    subject = _subject(Catalog.open(address), model, full=full)
+    ours, others = _methods(subject.config, steps)
+    reference = reference_method(ours.spec)
+    methods = list(dict.fromkeys([reference, ours, *others]))
+    with accelerator(subject.config) as device, open_progress("bench sampling") as progress:
+        scratch = _scratch_key(subject, device)
+        opened = open_volume_model(subject.catalog, subject.model.ref.full, subject.latents, subject.config, device)
+        score, missing = _score(subject, device)
+        results = _measure_all(subject, opened, methods, score, subject.catalog.scratch(scratch), progress)
+        speed = _speed(subject, opened)
+    rows = {method: summarise(method, results[method], results[reference], speed) for method in methods}
+    subject.catalog.clear_scratch(scratch)
+    return Comparison(
+        speedup=rows[ours].speedup,
+        reference=rows[reference],
+        ours=rows[ours],
+        others=tuple(rows[method] for method in others),
+        model=subject.model.ref.full,
+        volumes=len(subject.cases),
+        seeds=subject.seeds,
+        device=_device_name(device),
+        threads=torch.get_num_threads(),
+        matrix_flops=speed.matrix_flops,
+        missing=missing,
+    )
+
+
+def bench_training(profile: str, windows: int, steps: int) -> TrainingComparison:
+    """The slice network of a profile, trained on random slices through a KL-f8 codec of the paper's size.
+
+    The slices are of the profile's size, rounded up to what codec and network can halve as often as they do.
+    """
+    config = load(profile)
+    halvings = 8 * 2 ** (len(config.unet.multipliers) - 1)
+    H, W = (-(-side // halvings) * halvings for side in config.prepare.slice_size)
+    with accelerator(config) as device:
+        case = TrainingCase(
+            unet=config.unet,
+            size=(H, W),
+            n=config.condition.window,
+            windows=windows,
+            device=torch.device(device),
+            precision=config.train_slices.precision,
+        )
+        return compare_training(case, steps)
+
+
+def _subject(catalog: Catalog, model: str | None, *, full: bool) -> _Subject:
+    named = model or newest_volume_model(catalog)
+    artifact = catalog.get(named)
+    config = configuration_of_model(catalog, artifact.ref.full)
+    latents = parent_of(catalog, artifact.ref.full, "latents")
+    prepared = open_prepared(catalog, parent_of(catalog, latents, "prepared"))
+    if not prepared.test:
+        raise BadInput(f"{named} has no test volumes: its dataset has fewer than two patients")
+    cases = evenly(prepared.test, None if full else VOLUMES)
+    seeds = range(config.seed, config.seed + (SEEDS if full else 1))
+    return _Subject(catalog, artifact, latents, prepared, config, tuple(cases), tuple(seeds))
+
+
+def _methods(config: Config, steps: tuple[int, ...]) -> tuple[Method, list[Method]]:
+    """The model's own sampler settings; and others in steps, with the release's sampler beside them."""
+    T = config.diffusion.T
+    if wrong := [k for k in (STEPS, *steps) if not 1 <= k <= T]:
+        raise BadInput(f"{wrong[0]} sampling steps of a process of {T}: choose 1 to {T}")
+    ours = config.resample
+    others = [replace(ours, steps=k) for k in steps]
+    if steps:
+        others.append(replace(ours, solver="ddim", steps=STEPS, eta=1.0, resample=1))
+    return Method(ours), [Method(spec) for spec in others]
+
+
+def _scratch_key(subject: _Subject, device: str) -> str:
+    """Of all that a measurement depends on, the machine included."""
+    identity = {
+        "bench": "sampling",
+        "model": subject.model.ref.full,
+        "cases": subject.cases,
+        "seeds": subject.seeds,
+        "resample": subject.config.resample,
+        "code": code_version("gem3d_core.bench.sampling"),
+        "device": _device_name(device),
+        "threads": torch.get_num_threads(),
+    }
+    return hashlib.sha256(canonical(identity).encode()).hexdigest()
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else device
+
+
+def _score(subject: _Subject, device: str) -> tuple[Score, dict[str, str]]:
+    """MS-SSIM and LPIPS to the true test volume, and what cannot be measured."""
+    prepared = subject.prepared
+    network: nn.Module | None = None
+    missing: dict[str, str] = {}
+    try:
+        network = load_lpips(weights_folder(subject.config), device)
+    except NotAvailable as reason:
+        missing["LPIPS"] = str(reason)
+
+    def score(case: str, slices: np.ndarray) -> tuple[float, float | None]:
+        true, outline = prepared.image(case), prepared.outline(case)
+        distance = None if network is None else lpips_distance(slices, true, network, outline)
+        return ms_ssim(slices, true, outline), distance
+
+    return score, missing
+
+
+def _measure_all(
+    subject: _Subject, model: VolumeModel, methods: list[Method], score: Score, folder: Path, progress: Progress
+) -> dict[Method, Results]:
+    """One method after the other, so that none measures what another left behind; what is finished is not redone."""
+    files = {
+        (method, case, seed): folder / f"{method.name}-{seed}-{case}.json"
+        for method in methods
+        for seed in subject.seeds
+        for case in subject.cases
+    }
+    progress.total(len(files), "volumes drawn")
+    for method in methods:
+        for seed in subject.seeds:
+            waiting = [case for case in subject.cases if not files[method, case, seed].exists()]
+            if not waiting:
+                continue
+            recipes = partial(paired_recipes, subject.prepared, waiting, seed)
+            for case, measured in measure(model, method, recipes, score):
+                with atomic(files[method, case, seed]) as building:
+                    building.write_text(json.dumps(asdict(measured)))
+                progress.at(sum(file.exists() for file in files.values()), method.name)
+    read = {key: Measured(**json.loads(file.read_text())) for key, file in files.items()}
+    return {m: {(case, seed): one for (method, case, seed), one in read.items() if method == m} for m in methods}
+
+
+def _speed(subject: _Subject, model: VolumeModel) -> Speed:
+    facts = load_facts(subject.catalog.path(subject.model, "network.json"))
+    height, width = (side // model.codec.factor for side in subject.config.prepare.slice_size)
+    cost = network_cost(facts, facts.window, (height, width))
+    return Speed(cost.forward_flops, network_flops(model.device.type) / EFFICIENCY)

@@ -1,0 +1,99 @@
+"""What a comparison says of measured volumes: means, speed, paired losses with their bounds."""
+
+import json
+import time
+from dataclasses import asdict
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+
+from gem3d_core.bench.effort import watched
+from gem3d_core.bench.markdown import markdown
+from gem3d_core.bench.sampling import (
+    Comparison,
+    Measured,
+    Method,
+    Speed,
+    comparison_table,
+    reference_method,
+    summarise,
+)
+from gem3d_core.settings import SampleSpec
+
+OURS = Method(SampleSpec(solver="dpm++", steps=5, resample=2, overlap=3, batch=8))
+REFERENCE = reference_method(OURS.spec)
+SPEED = Speed(window_flops=1e9, matrix_flops=1e11)
+MIB = 2**20
+SLOW = {
+    ("a", 0): Measured(20.0, 2, 400, 30 * MIB, ms_ssim=0.8, lpips=0.2),
+    ("a", 1): Measured(20.0, 2, 400, 10 * MIB, ms_ssim=0.8, lpips=0.2),
+    ("b", 0): Measured(40.0, 4, 800, 20 * MIB, ms_ssim=0.5, lpips=0.4),
+    ("b", 1): Measured(40.0, 4, 800, 20 * MIB, ms_ssim=0.5, lpips=0.4),
+}
+FAST = {
+    ("a", 0): Measured(1.0, 4, 18, 50 * MIB, ms_ssim=0.72, lpips=0.21),
+    ("a", 1): Measured(1.0, 0, 9, 60 * MIB, ms_ssim=0.80, lpips=0.23),
+    ("b", 0): Measured(1.0, 4, 9, 50 * MIB, ms_ssim=0.52, lpips=0.40),
+    ("b", 1): Measured(1.0, 4, 0, 50 * MIB, ms_ssim=0.50, lpips=0.40),
+}
+
+
+def test_the_reference_is_the_papers_sampler_with_the_overlap_of_ours() -> None:
+    expected = SampleSpec(solver="ddim", steps=200, eta=0.0, overlap=3, batch=1, precision="fp32")
+    assert Method(expected, literal=True) == REFERENCE
+    assert (REFERENCE.calls_of_window, OURS.calls_of_window) == (200, 9)
+
+
+def test_a_row_holds_means_over_volumes_and_losses_paired_by_volume_and_noise() -> None:
+    row = summarise(OURS, FAST, SLOW, SPEED)
+    assert row.seconds_per_volume == 1.0
+    assert row.network_calls == 9.0
+    assert row.peak_memory_gib == 60 / 1024
+    assert row.speedup == 30.0
+    assert row.flops_per_second == pytest.approx(12 * 9 * 1e9 / 4)
+    assert row.share_of_matrix_product == pytest.approx(0.27)
+    assert row.ms_ssim == pytest.approx(0.635)
+    assert row.lpips == pytest.approx(0.31)
+    losses = row.ms_ssim_loss, row.lpips_loss
+    assert losses[0] is not None
+    assert losses[1] is not None
+    assert [loss.mean for loss in losses] == pytest.approx([(0.05 - 0.02) / 2, (0.10 + 0.0) / 2])
+    assert [(loss.low, loss.high) for loss in losses] == [pytest.approx((-0.02, 0.05)), pytest.approx((0.0, 0.10))]
+    assert [loss.n for loss in losses] == [2, 2], "seeds of one volume are not volumes of their own"
+
+
+def test_the_reference_loses_nothing_against_itself() -> None:
+    row = summarise(REFERENCE, SLOW, SLOW, SPEED)
+    assert row.speedup == 1.0
+    assert row.ms_ssim_loss is not None
+    assert (row.ms_ssim_loss.mean, row.ms_ssim_loss.high) == (0.0, 0.0)
+
+
+def test_what_is_not_available_is_said_and_the_rest_is_told() -> None:
+    unknown = {key: Measured(**{**asdict(one), "lpips": None}) for key, one in FAST.items()}
+    reference, ours = summarise(REFERENCE, SLOW, SLOW, SPEED), summarise(OURS, unknown, SLOW, SPEED)
+    assert (ours.lpips, ours.lpips_loss) == (None, None)
+    missing = {"LPIPS": "no weights"}
+    compared = Comparison(ours.speedup, reference, ours, (ours,), "model/N@0", 2, (0, 1), "cpu", 2, 1e11, missing)
+    document = json.loads(json.dumps(asdict(compared)))
+    assert TypeAdapter(Comparison).validate_python(document) == compared
+    text = markdown(comparison_table(compared))
+    assert text.count("not available: no weights") == 2
+    assert text.count("dpm++") == 1, "the same settings stand in one row"
+    assert "| 1.50 [-2.00, 5.00] |" in text
+
+
+def test_work_is_timed_and_its_memory_watched() -> None:
+    def work() -> float:
+        time.sleep(0.05)
+        block = torch.ones(64 * MIB // 4)
+        time.sleep(0.05)
+        return float(block[0])
+
+    done, effort = watched(work, torch.device("cpu"))
+    assert done == 1.0
+    assert effort.seconds >= 0.1
+    assert 0.8 <= effort.peak_bytes / (64 * MIB) < 2
+    _, again = watched(work, torch.device("cpu"))
+    assert 0.8 <= again.peak_bytes / (64 * MIB) < 2, "what the first left behind does not hide what the second takes"

@@ -1,0 +1,199 @@
+"""`gem3d bench sampling` on tiny random networks: numbers that fit together, and measurements that go on."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from configs import load
+from data_catalog import Artifact, Catalog
+from gem3d_core.bench import sampling
+from gem3d_core.bench.sampling import Comparison, Measured, Method
+from gem3d_core.checkpoints import NetworkFacts, save_network
+from gem3d_core.codec import Haar
+from gem3d_core.errors import BadInput, NotAvailable
+from gem3d_core.models import build
+from gem3d_core.networks import VolumeNetwork
+from tasks import bench
+from tasks.configuration import store_configuration
+from tasks.inputs import Prepared
+from tasks.stage import Run
+
+SIDE, WINDOW = 16, 8
+CONFIG = load(
+    "smoke",
+    {
+        "prepare.slice_size": [SIDE, SIDE],
+        "unet.base_channels": 8,
+        "unet.head_channels": 8,
+        "unet.norm_groups": 4,
+        "resample.steps": 3,
+        "resample.resample": 2,
+        "runtime.device": "cpu",
+    },
+)
+DEPTHS = {"short": WINDOW, "deep": 20}
+WINDOWS = {"short": 1, "deep": 4}
+"""Overlap 1: slices 10-17 first, then 12-19 up, 3-10 and 0-7 down."""
+ROUNDS = 3
+"""Batches that draw both volumes: the first windows; up and down; down again."""
+CALLS, REFERENCE_CALLS = 5, 4
+"""Network calls of a window: three steps, the first two taken twice; the steps of the reference here."""
+
+
+class Phantoms(Prepared):
+    """Made up when they are read."""
+
+    def image(self, case: str) -> np.ndarray:
+        rng = np.random.default_rng(DEPTHS[case])
+        return rng.uniform(-1, 1, (DEPTHS[case], SIDE, SIDE)).astype(np.float32)
+
+    def mask(self, case: str) -> np.ndarray:
+        return (self.image(case) > 0).astype(np.int64)
+
+    def outline(self, case: str) -> np.ndarray:
+        return np.ones(self.image(case).shape, bool)
+
+
+class Distance(nn.Module):
+    """In the place of LPIPS."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (a - b).abs().mean(dim=(1, 2, 3), keepdim=True)
+
+
+def put(
+    catalog: Catalog, kind: str, name: str, files: dict[str, Path], meta: dict[str, object], *up: Artifact
+) -> Artifact:
+    facts = {"run_id": "run", "code_version": "0", "config_hash": "0", "seed": 0, "key": f"{kind}-{name}"}
+    return catalog.put(kind, name, files=files, meta=meta, parents=[a.ref for a in up], **facts)  # type: ignore[arg-type]  # plain values of a test
+
+
+@pytest.fixture
+def catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
+    """A volume model with random weights and all that it descends from."""
+    catalog = Catalog.open(tmp_path / "catalog")
+    source = put(catalog, "source", "N", {}, {"what": "source"})
+    prepared = put(catalog, "prepared", "N", {}, {"what": "prepared"}, source)
+    Haar(2, torch.zeros(16), torch.ones(16)).save(tmp_path / "codec")
+    codec = {f"codec/{file.name}": file for file in (tmp_path / "codec").iterdir()}
+    latents = put(catalog, "latents", "N", codec, {"label_ids": [1]}, prepared)
+    facts = NetworkFacts("volume", CONFIG.unet, 16, 2, CONFIG.condition.slice_offset, WINDOW)
+    save_network(tmp_path / "model", facts, build(facts, seed=0).state_dict())
+    trained = {"condition": asdict(CONFIG.condition), "diffusion": asdict(CONFIG.diffusion)}
+    files = {file.name: file for file in (tmp_path / "model").iterdir()}
+    put(catalog, "model", "N-volume", files, {"network": "volume", **trained}, latents)
+    store_configuration(Run(catalog=catalog.address, run_id="run", name="N", config=CONFIG, seed=0))
+
+    cases = {case: SimpleNamespace(train=False) for case in DEPTHS}
+    monkeypatch.setattr(bench, "open_prepared", lambda catalog, _ref: Phantoms(catalog, prepared, cases))
+    monkeypatch.setattr(bench, "load_lpips", lambda _weights, _device: Distance())
+    monkeypatch.setattr(bench, "reference_method", lambda ours: sampling.reference_method(ours, REFERENCE_CALLS))
+    monkeypatch.setattr(bench, "STEPS", REFERENCE_CALLS)
+    return catalog
+
+
+def compare(catalog: Catalog, steps: tuple[int, ...] = ()) -> Comparison:
+    return bench.bench_sampling(catalog.address, None, steps, full=False)
+
+
+def test_numbers_fit_together(catalog: Catalog) -> None:
+    calls = 0
+
+    def count(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        nonlocal calls
+        calls += isinstance(module, VolumeNetwork) and not arguments[0].is_meta  # there operations are counted
+
+    handle = nn.modules.module.register_module_forward_pre_hook(count)
+    try:
+        compared = compare(catalog, (2,))
+    finally:
+        handle.remove()
+
+    document = json.loads(json.dumps(asdict(compared)))
+    assert {"seconds_per_volume", "network_calls", "ms_ssim", "lpips"} <= document["reference"].keys()
+    assert document["ours"].keys() == document["reference"].keys()
+    reference, ours, (few, ancestral) = compared.reference, compared.ours, compared.others
+    assert compared.speedup == ours.speedup == pytest.approx(reference.seconds_per_volume / ours.seconds_per_volume)
+    assert (compared.volumes, compared.seeds, compared.missing) == (2, (0,), {})
+    assert (few.solver, few.steps, ancestral.solver, ancestral.eta) == ("dpm++", 2, "ddim", 1.0)
+
+    windows = sum(WINDOWS.values())
+    by_hand = [windows * REFERENCE_CALLS, ROUNDS * CALLS, ROUNDS * 3, ROUNDS * REFERENCE_CALLS]
+    assert [2 * row.network_calls for row in (reference, ours, few, ancestral)] == by_hand
+    warming_up = WINDOWS["deep"] + 3 * ROUNDS
+    assert calls == sum(by_hand) + warming_up
+
+    operations = [row.flops_per_second * row.seconds_per_volume for row in (reference, ours)]
+    assert operations[0] / REFERENCE_CALLS == pytest.approx(operations[1] / CALLS)
+    assert ours.share_of_matrix_product == pytest.approx(ours.flops_per_second / compared.matrix_flops)
+    assert reference.lpips is not None
+    assert 0 < reference.lpips < 2
+    assert not list(Path(catalog.address, "work").iterdir()), "what was kept for going on is removed at the end"
+
+
+def test_stopped_it_goes_on_with_what_is_left(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[bool, str]] = []
+
+    def noting(*arguments: object) -> Iterator[tuple[str, Measured]]:
+        for case, measured in sampling.measure(*arguments):  # type: ignore[arg-type]  # passed through
+            method = arguments[1]
+            assert isinstance(method, Method)
+            drawn.append((method.literal, case))
+            yield case, measured
+            if len(drawn) == 3:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench, "measure", noting)
+    with pytest.raises(KeyboardInterrupt):
+        compare(catalog)
+    resumed = compare(catalog)
+    assert sorted(drawn) == sorted((literal, case) for literal in (True, False) for case in DEPTHS)
+
+    monkeypatch.setattr(bench, "measure", sampling.measure)
+    whole = compare(catalog)
+    assert resumed.reference.network_calls == whole.reference.network_calls
+    for part in ("reference", "ours"):
+        ours, expected = getattr(resumed, part), getattr(whole, part)
+        assert (ours.ms_ssim, ours.lpips) == pytest.approx((expected.ms_ssim, expected.lpips), abs=1e-4)
+
+
+def test_without_the_weights_of_lpips_the_rest_is_measured(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(_weights: object, _device: str) -> nn.Module:
+        raise NotAvailable("no weights")
+
+    monkeypatch.setattr(bench, "load_lpips", absent)
+    compared = compare(catalog)
+    assert compared.missing == {"LPIPS": "no weights"}
+    assert (compared.ours.lpips, compared.ours.lpips_loss) == (None, None)
+    assert compared.ours.ms_ssim_loss is not None
+
+
+def test_eight_volumes_or_all_with_three_seeds(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = {f"{k:02}": SimpleNamespace(train=k > 30) for k in range(40)}
+    prepared = bench.open_prepared(catalog, "")
+    monkeypatch.setattr(bench, "open_prepared", lambda _catalog, _ref: replace(prepared, cases=cases))
+    quick, full = (bench._subject(catalog, None, full=full) for full in (False, True))
+    assert (len(quick.cases), quick.seeds) == (8, (0,))
+    assert (len(full.cases), full.seeds) == (31, (0, 1, 2))
+
+
+def test_bad_requests_are_refused(catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadInput, match="0 sampling steps of a process of 1000"):
+        compare(catalog, (5, 0))
+    with pytest.raises(BadInput, match="holds no volume model"):
+        compare(Catalog.open(tmp_path / "empty"))
+    prepared = bench.open_prepared(catalog, "")
+    monkeypatch.setattr(bench, "open_prepared", lambda _catalog, _ref: replace(prepared, cases={}))
+    with pytest.raises(BadInput, match="has no test volumes"):
+        compare(catalog)
