@@ -8,6 +8,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -290,8 +291,12 @@ class Catalog:
 
 
 def _last_written(folder: Path) -> float:
-    """Time of the newest change in a folder, in seconds since 1970."""
-    return max(path.stat().st_mtime for path in [folder, *folder.rglob("*")])
+    """Time of the newest change in a folder, in seconds since 1970; a stage may be at work in it."""
+    times = []
+    for path in (folder, *folder.rglob("*")):
+        with suppress(FileNotFoundError):
+            times.append(path.stat().st_mtime)
+    return max(times, default=time.time())
 
 
 def _listed(items: Sequence[object]) -> str:
