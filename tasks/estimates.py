@@ -1,0 +1,254 @@
+"""About how long each stage takes and how much memory it holds, from the headers of a dataset and a configuration.
+
+Networks: operations counted over this machine's measured speed. What runs no network of ours: seconds a voxel as
+measured on two cores (docs/results), a basis for minutes against hours and no more.
+"""
+
+from dataclasses import dataclass
+from math import prod
+
+from configs import Config
+from gem3d_core.checkpoints import NetworkFacts
+from gem3d_core.costs import Cost, network_cost, network_flops
+from gem3d_core.dataset import Dataset
+from gem3d_core.errors import BadInput
+from gem3d_core.sampling import count_windows
+from gem3d_core.settings import UNetSpec
+from gem3d_core.split import split_cases
+from gem3d_core.volumes import axial_depth, read_header
+from tasks.informed import variants
+from tasks.stage import StageName
+
+BACKWARD = 2.0
+"""Operations of a backward pass over those of the forward pass."""
+KL_CHANNELS, KL_FACTOR = 4, 8
+INFERENCE_SHARE = 8
+"""What a training step keeps of activations over what a call without gradients holds at once, about."""
+
+READ, PREPARE, EDIT, WRITE = 7e-8, 1e-6, 1.2e-6, 1e-7
+"""Seconds a source voxel: check, nnU-Net's preprocessing with ours, one edited mask, one published volume."""
+ENCODE = 2e-7
+"""Seconds a pixel of a prepared slice."""
+FEATURES, NEAREST, PICTURES = 0.03, 2e-9, 20.0
+"""Seconds: the features of one slice for FID; one voxel of one pair of volumes; the pictures and what else is fixed."""
+PLANNING, ARM_START = 12.0, 30.0
+"""Seconds that nnU-Net's planning, and one training and prediction with it, take for nothing but their start."""
+NNUNET_OPERATIONS = 432
+"""Operations of nnU-Net's forward pass for each voxel of a patch and each squared feature of the first level: two
+3x3x3 convolutions in and two out at full resolution, and as much again in all levels below."""
+NNUNET_PATCH, NNUNET_FEATURES, NNUNET_TILES = 128, 32, 8
+"""The longest side of a patch, the features where the profile leaves them to the plan, and how often the halfway
+overlapping tiles of a prediction see a voxel."""
+LIBRARIES = 1.0
+"""GiB of a process before it holds any data."""
+COPIES = 12
+"""Float32 copies of the largest volume that a stage holds at once, about."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a stage would do; seconds and GiB are about, and None where there is no basis for one."""
+
+    work: str
+    network_calls: int = 0
+    seconds: float | None = None
+    memory_gib: float | None = None
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a run has to get through: axial depth and shape of each case, and which of them train."""
+
+    config: Config
+    depths: dict[str, int]
+    shapes: dict[str, tuple[int, ...]]
+    train: tuple[str, ...]
+    labels: int
+
+    @property
+    def slices(self) -> int:
+        """Axial slices of all cases."""
+        return sum(self.depths.values())
+
+    @property
+    def volumes(self) -> int:
+        """Synthetic volumes of all repeats."""
+        return self.config.factor * len(self.train) * len(variants(self.config))
+
+    @property
+    def windows(self) -> int:
+        """Windows of all synthetic volumes."""
+        n, h = self.config.condition.window, self.config.resample.overlap
+        return self.volumes // max(1, len(self.train)) * count_windows((self.depths[c] for c in self.train), n, h)
+
+    @property
+    def voxels(self) -> int:
+        """Of all cases."""
+        return sum(prod(shape) for shape in self.shapes.values())
+
+    @property
+    def train_voxels(self) -> int:
+        """Of the training cases."""
+        return sum(prod(self.shapes[case]) for case in self.train)
+
+
+def measure_load(dataset: Dataset, config: Config) -> Load:
+    """Reads headers only. A case that cannot be read is left out: `check` reports it."""
+    headers = {}
+    for case in dataset.cases:
+        try:
+            headers[case.case] = read_header(case.image)
+        except BadInput:
+            continue
+    kept = dict(sorted(headers.items())[: config.data.max_cases])
+    patients = {case.case: case.patient for case in dataset.cases}
+    others = {case.case for case in dataset.cases} - kept.keys()
+    split = split_cases(sorted(kept), config.data.split, patients, quarantined=others)
+    depths = {case: axial_depth(header) for case, header in kept.items()}
+    shapes: dict[str, tuple[int, ...]] = {case: header.shape for case, header in kept.items()}
+    return Load(config, depths, shapes, split.train, len(dataset.label_ids))
+
+
+def estimate(stage: StageName, load: Load) -> Estimate:
+    """What one stage would do with all that there is."""
+    match stage:
+        case "train-slices" | "tune-volume" | "train-informed":
+            return _training(stage, load)
+        case "generate-informed-slices":
+            return _informed(load)
+        case "resample":
+            return _resampling(load)
+        case "evaluate":
+            return _evaluation(load)
+        case _:
+            return _handling(stage, load)
+
+
+def _handling(stage: StageName, load: Load) -> Estimate:
+    """The stages that read, rearrange and write."""
+    config, cases = load.config, len(load.depths)
+    pixels = load.slices * prod(config.prepare.slice_size)
+    edited, published = config.factor * load.train_voxels, load.train_voxels * load.volumes / max(1, len(load.train))
+    work, seconds = {
+        "ingest": (f"{cases} cases checked", READ * load.voxels),
+        "preprocess": (f"nnU-Net's plan; {cases} cases prepared", PLANNING + PREPARE * load.voxels),
+        "encode": (f"{load.slices} slices encoded ({config.codec.kind})", ENCODE * pixels),
+        "augment-masks": (f"{config.factor * len(load.train)} masks edited", EDIT * edited),
+        "publish": (f"datasets at 1x to {config.factor}x", WRITE * published),
+    }[stage]
+    return Estimate(work, seconds=seconds, memory_gib=_held(load))
+
+
+def _held(load: Load) -> float:
+    """GiB of a process that has the largest volume open."""
+    largest = max((prod(shape) for shape in load.shapes.values()), default=0)
+    return LIBRARIES + COPIES * 4 * largest / 2**30
+
+
+def _training(stage: StageName, load: Load) -> Estimate:
+    config, n = load.config, load.config.condition.window
+    spec, kind, unet = {
+        "train-slices": (config.train_slices, "slice", config.unet),
+        "tune-volume": (config.tune_volume, "volume", config.unet),
+        "train-informed": (config.train_informed, "position", config.position_unet),
+    }[stage]
+    slices = spec.batch * {"slice": min(spec.slices_per_window, n), "volume": n, "position": 1}[kind]
+    cost = _cost(load, kind, unet, slices)
+    return Estimate(
+        f"{spec.steps} steps of {slices} slices; {cost.parameters / 1e6:.1f} M parameters",
+        spec.steps,
+        spec.steps * cost.forward_flops * (1 + BACKWARD) / network_flops(config.runtime.device),
+        LIBRARIES + cost.training_bytes / 2**30,
+    )
+
+
+def _informed(load: Load) -> Estimate:
+    """Donors' slices are picked; generated ones are drawn, one after the other in batches."""
+    config, work = load.config, f"{load.volumes} slices ({load.config.informed.mode})"
+    if config.informed.mode == "cross":
+        return Estimate(work, seconds=1.0 * config.factor, memory_gib=_held(load))
+    spec = config.informed.sample
+    cost = _cost(load, "position", config.position_unet, spec.batch)
+    calls = -(-load.volumes // spec.batch) * spec.steps
+    seconds = load.volumes / spec.batch * spec.steps * cost.forward_flops / network_flops(config.runtime.device)
+    return Estimate(work, calls, seconds, _inference(cost, 1))
+
+
+def _resampling(load: Load) -> Estimate:
+    spec = load.config.resample
+    cost = _cost(load, "volume", load.config.unet, load.config.condition.window)
+    steps = spec.steps * spec.resample
+    return Estimate(
+        f"{load.volumes} volumes, {load.windows} windows",
+        -(-load.windows // spec.batch) * steps,
+        load.windows * steps * cost.forward_flops / network_flops(load.config.runtime.device),
+        _inference(cost, spec.batch),
+    )
+
+
+def _inference(cost: Cost, batch: int) -> float:
+    """GiB of a process that calls a network on so many batches at once without gradients."""
+    return LIBRARIES + (4 * cost.parameters + batch * cost.kept_bytes / INFERENCE_SHARE) / 2**30
+
+
+def _evaluation(load: Load) -> Estimate:
+    """Fidelity of the first repeat and of the test volumes; nnU-Net on the true data and on each dataset."""
+    config = load.config
+    work, seconds = "the report", PICTURES
+    if config.evaluate.fidelity:
+        work, seconds = "fidelity", seconds + _fidelity_seconds(load)
+    factors = config.evaluate.factors or range(1, config.factor + 1)
+    if not config.evaluate.downstream or len(load.train) == len(load.depths):
+        return Estimate(work, seconds=seconds, memory_gib=_held(load))
+    per_factor = load.volumes // max(1, config.factor)
+    sizes = [len(load.train), *(factor * per_factor for factor in factors)]
+    seconds += sum(_arm_seconds(load, cases) for cases in sizes)
+    work += f"; nnU-Net {len(sizes)} times, {config.evaluate.arm.epochs} epochs each"
+    return Estimate(work, seconds=seconds, memory_gib=max(_held(load), LIBRARIES + _arm_gib(load)))
+
+
+def _fidelity_seconds(load: Load) -> float:
+    """Features in three planes of real, held-out and synthetic volumes; every volume against every training volume."""
+    config, cases, train = load.config, len(load.depths), max(1, len(load.train))
+    height, width = config.prepare.slice_size
+    drawn = load.volumes // max(1, config.factor)
+    drawn = min(config.evaluate.fid_volumes or drawn, drawn)
+    seen = (cases + drawn) / max(1, cases) * load.slices
+    lines = (cases + drawn) * (height + width)  # the planes of other directions have a fixed number of slices
+    pairs = (load.volumes + cases - train) * train
+    return FEATURES * (seen + lines) + NEAREST * pairs * load.slices / max(1, cases) * height * width
+
+
+def _arm_seconds(load: Load, cases: int) -> float:
+    """Preprocess, train and predict with one nnU-Net."""
+    arm = load.config.evaluate.arm
+    features = arm.first_features or NNUNET_FEATURES
+    patch, batch = _patch(load), arm.batch_size or 2
+    mean = load.train_voxels / max(1, len(load.train))
+    trained = arm.epochs * arm.iterations * batch * patch * (1 + BACKWARD)
+    predicted = NNUNET_TILES * (8 if arm.mirroring else 1) * max(load.voxels - load.train_voxels, 0)
+    operations = NNUNET_OPERATIONS * features**2 * (trained + predicted)
+    return ARM_START + PREPARE * mean * cases + operations / network_flops(load.config.runtime.device)
+
+
+def _arm_gib(load: Load) -> float:
+    """GiB that nnU-Net's network keeps for its backward pass."""
+    arm = load.config.evaluate.arm
+    return 4 * 32 * (arm.first_features or NNUNET_FEATURES) * (arm.batch_size or 2) * _patch(load) / 2**30
+
+
+def _patch(load: Load) -> int:
+    """Voxels of a patch: the volumes' size, as far as the profile or the plan allows."""
+    side = load.config.evaluate.arm.max_patch or NNUNET_PATCH
+    shapes = list(load.shapes.values()) or [(side,) * 3]
+    return prod(min(side, round(sum(sizes) / len(sizes))) for sizes in zip(*shapes, strict=True))
+
+
+def _cost(load: Load, kind: str, unet: UNetSpec, slices: int) -> Cost:
+    config = load.config
+    haar = config.codec.kind == "haar"
+    channels, factor = (4**config.codec.levels, 2**config.codec.levels) if haar else (KL_CHANNELS, KL_FACTOR)
+    mask = load.labels + 1 if config.condition.mask == "one_hot" else channels
+    facts = NetworkFacts(kind, unet, channels, mask, config.condition.slice_offset, config.condition.window)
+    H, W = config.prepare.slice_size
+    return network_cost(facts, slices, (H // factor, W // factor))

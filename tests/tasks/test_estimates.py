@@ -1,0 +1,65 @@
+"""`--dry-run`'s estimates follow the work: more cases, steps, volumes or trainings of nnU-Net take longer."""
+
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+
+from configs import load
+from tasks.estimates import Load, estimate
+from tasks.stage import StageName
+
+CASES = tuple(f"case_{k}" for k in range(10))
+
+
+def _load(changes: dict[str, object] | None = None, *, cases: tuple[str, ...] = CASES, train: int = 8) -> Load:
+    config = load("smoke", changes)
+    return Load(config, dict.fromkeys(cases, 20), dict.fromkeys(cases, (32, 40, 20)), cases[:train], 2)
+
+
+def _seconds(stage: StageName, work: Load) -> float:
+    seconds = estimate(stage, work).seconds
+    assert seconds is not None
+    return seconds
+
+
+@pytest.mark.parametrize("stage", get_args(StageName))
+def test_every_stage_has_a_time_and_a_memory(stage: StageName) -> None:
+    told = estimate(stage, _load())
+    assert told.work
+    assert told.seconds
+    assert told.memory_gib
+    assert 0 < told.seconds < 600
+    assert 0.5 < told.memory_gib < 4
+
+
+@pytest.mark.parametrize("stage", ["ingest", "encode", "augment-masks", "publish", "resample"])
+def test_time_is_linear_in_the_cases(stage: StageName) -> None:
+    twice = tuple(f"case_{k}" for k in range(20))
+    assert _seconds(stage, _load(cases=twice, train=16)) == pytest.approx(2 * _seconds(stage, _load()))
+
+
+def test_training_is_linear_in_the_steps() -> None:
+    once, twice = _load({"train_slices.steps": 100}), _load({"train_slices.steps": 200})
+    assert _seconds("train-slices", twice) == pytest.approx(2 * _seconds("train-slices", once))
+    assert estimate("train-slices", twice).network_calls == 200
+
+
+def test_volumes_of_all_repeats_and_kinds_of_mask_count() -> None:
+    assert _load().volumes == 16  # smoke draws for true and for edited masks
+    assert _load({"factor": 3, "masks.use": "true"}).volumes == 24
+
+
+def test_generated_slices_cost_calls_of_a_network_and_picked_ones_none() -> None:
+    assert estimate("generate-informed-slices", _load()).network_calls == 0
+    assert estimate("generate-informed-slices", _load({"informed.mode": "generated"})).network_calls > 0
+
+
+def test_every_nnunet_counts_and_none_is_trained_without_test_cases() -> None:
+    one = _load({"factor": 3, "evaluate.factors": [1]})
+    three = _load({"factor": 3, "evaluate.factors": [1, 2, 3]})
+    assert _seconds("evaluate", three) > _seconds("evaluate", one) + 50
+    assert "nnU-Net 2 times" in estimate("evaluate", one).work
+    untested = replace(one, train=CASES)
+    assert "nnU-Net" not in estimate("evaluate", untested).work
+    assert _seconds("evaluate", untested) < _seconds("evaluate", one) - 50
