@@ -30,7 +30,16 @@ def load(profile: str, overrides: Mapping[str, object] | None = None) -> Config:
         raise BadInput(f"no profile {profile!r}{nearest(profile, profile_names())}")
     tree: Tree = yaml.safe_load((files("configs.profiles") / f"{profile}.yaml").read_text())
     tree["profile"] = profile
-    for key, value in (overrides or {}).items():
+    return _resolved(tree, overrides or {})
+
+
+def change(config: Config, overrides: Mapping[str, object]) -> Config:
+    """A configuration with dotted overrides. Raises BadInput as `load`."""
+    return _resolved(config.model_dump(), overrides)
+
+
+def _resolved(tree: Tree, overrides: Mapping[str, object]) -> Config:
+    for key, value in overrides.items():
         _set(tree, key, value)
     try:
         return Config.model_validate(tree)

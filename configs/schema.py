@@ -82,8 +82,16 @@ class Runtime(Section):
     """Threads for reading, preparing and writing; processes of nnU-Net's planning."""
     processes: int | None = Field(None, ge=1)
     """Processes that train a model together, one for each GPU; none: as many GPUs as can share a batch evenly."""
+    memory: str | None = Field(None, pattern=r"^\d+(\.\d+)? ?[MG]iB$")
+    """Such as 8GiB: as many windows are drawn at once as fit into so much, of the GPU or the process; none:
+    resample.batch windows."""
     weights: str | None = None
     """Folder of weights that others trained; GEM3D_WEIGHTS when none."""
+
+    @property
+    def memory_bytes(self) -> float | None:
+        """The budget in bytes."""
+        return float(self.memory[:-3]) * 2 ** {"M": 20, "G": 30}[self.memory[-3]] if self.memory else None
 
 
 class Config(Section):

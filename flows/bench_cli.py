@@ -17,6 +17,7 @@ def sampling(
     model: Annotated[str | None, typer.Argument(help="Volume model; the newest when left out.")] = None,
     full: Annotated[bool, typer.Option("--full", help="All test volumes and three seeds; else eight and one.")] = False,
     steps: Annotated[str | None, typer.Option(metavar="LIST", help="Also these numbers of steps: 5,10,20.")] = None,
+    memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Budget, such as 8GiB.")] = None,
     catalog: CatalogOption = None,
     as_json: Json = False,
 ) -> None:
@@ -37,7 +38,7 @@ def sampling(
         from tasks.bench import bench_sampling
 
         wait()
-        compared = bench_sampling(catalog_address(catalog), model, numbers, full=full)
+        compared = bench_sampling(catalog_address(catalog), model, numbers, memory, full=full)
     typer.echo(json.dumps(asdict(compared), indent=1) if as_json else markdown(comparison_table(compared)))
 
 

@@ -28,6 +28,9 @@ CatalogOption = Annotated[
     str | None, typer.Option("--catalog", help="Folder or s3:// address [GEM3D_CATALOG, else ./catalog].")
 ]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Such as resample.steps=10.")]
+Memory = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Budget of re-sampling, such as 8GiB: as many windows as fit.")
+]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Make everything anew, whatever the catalog holds.")]
 
 
@@ -111,6 +114,7 @@ def enhance(
     name: Annotated[str | None, typer.Option(help="Name in the catalog.")] = None,
     mix: Annotated[str | None, typer.Option(help="none, or real: add the true training cases to the datasets.")] = None,
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
+    memory: Memory = None,
     weights: Annotated[Path | None, typer.Option(help="Folder of weights that others trained [GEM3D_WEIGHTS].")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without faulty cases.")] = False,
     no_cache: NoCache = False,
@@ -123,6 +127,7 @@ def enhance(
     given = parse_overrides(overrides or [])
     given |= {"runtime.weights": str(weights.absolute())} if weights else {}
     given |= {"publish.mix": mix} if mix else {}
+    given |= {"runtime.memory": memory} if memory else {}
     values: dict[str, object] = {
         "dataset": dataset,
         "profile": profile,
@@ -176,6 +181,7 @@ def resample(
     model: str,
     factor: Annotated[int, typer.Option(min=1, help="Datasets at 1x ... FACTORx.")] = 1,
     seed: Annotated[int | None, typer.Option(min=0, help="Of all draws; today's date when left out.")] = None,
+    memory: Memory = None,
     catalog: CatalogOption = None,
     no_cache: NoCache = False,
     as_json: Json = False,
@@ -185,7 +191,9 @@ def resample(
     def prepare() -> "Callable[[], Summary]":
         from flows.resample import ResampleParameters, resample_dataset
 
-        parameters = ResampleParameters(model=model, catalog=catalog, factor=factor, seed=seed, use_cache=not no_cache)
+        parameters = ResampleParameters(
+            model=model, catalog=catalog, factor=factor, seed=seed, memory=memory, use_cache=not no_cache
+        )
         return partial(resample_dataset, parameters)
 
     _run(prepare, as_json=as_json)

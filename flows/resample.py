@@ -7,6 +7,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict, Field
 
+from configs import change
 from data_catalog import Catalog
 from flows.ledger import Ledger, Summary
 from flows.parameters import catalog_address
@@ -28,6 +29,7 @@ class ResampleParameters(BaseModel):
     model: str | None = Field(None, description="Volume model, such as model/Hippocampus-volume; else the newest")
     catalog: str | None = Field(None, description="Catalog folder or s3:// address; else GEM3D_CATALOG, else ./catalog")
     factor: int = Field(1, ge=1, description="Datasets at 1x ... factor x")
+    memory: str | None = Field(None, description="Budget such as 8GiB: as many windows at once as fit")
     seed: int | None = Field(None, ge=0, description="Of all draws; else today's date (UTC), as YYYYMMDD")
     use_cache: bool = True
 
@@ -38,12 +40,13 @@ def resample_dataset(params: ResampleParameters = ResampleParameters()) -> Summa
     address = catalog_address(params.catalog)
     catalog = Catalog.open(address)
     volume_model = params.model or newest_volume_model(catalog)
-    config = configuration_of_model(catalog, volume_model)
+    budget = {"runtime.memory": params.memory} if params.memory else {}
+    config = change(configuration_of_model(catalog, volume_model), {"factor": params.factor, **budget})
     run = Run(
         catalog=address,
         run_id=flow_run.id or uuid4().hex,
         name=catalog.get(parent_of(catalog, volume_model, "source")).name,
-        config=config.model_copy(update={"factor": params.factor}),
+        config=config,
         seed=int(datetime.now(UTC).strftime("%Y%m%d")) if params.seed is None else params.seed,
         use_cache=params.use_cache,
     )

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from gem3d_core.checkpoints import NetworkFacts
+from gem3d_core.memory import Arguments, live_bytes, weight_bytes
 from gem3d_core.models import Network, build
 from gem3d_core.networks import POSITION_EMBEDDING, VolumeNetwork, count_parameters
 
@@ -19,12 +20,14 @@ EFFICIENCY = 0.6
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters of a network, and operations and bytes kept for the backward pass of one call on some slices."""
+    """Parameters of a network, and what one call on some slices needs: operations, bytes kept for the backward pass,
+    and bytes held at once where there is none (weights in neither)."""
 
     parameters: int
     trained: int
     forward_flops: float
     kept_bytes: int
+    held_bytes: int
 
     @property
     def training_bytes(self) -> int:
@@ -48,21 +51,24 @@ def network_cost(facts: NetworkFacts, slices: int, latent_size: tuple[int, int])
             return tensor
 
         with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-            _call(network, facts, slices, latent_size)
-    weights = sum(p.numel() * p.element_size() for p in network.parameters())
+            arguments, named = _arguments(network, facts, slices, latent_size)
+            network(*arguments, **named)
     return Cost(
-        count_parameters(network), count, float(counter.get_total_flops()), max(0, sum(kept.values()) - weights)
+        parameters=count_parameters(network),
+        trained=count,
+        forward_flops=float(counter.get_total_flops()),
+        kept_bytes=max(0, sum(kept.values()) - weight_bytes(network)),
+        held_bytes=live_bytes(network, lambda: _arguments(network, facts, slices, latent_size)),
     )
 
 
-def _call(network: Network, facts: NetworkFacts, slices: int, latent_size: tuple[int, int]) -> None:
+def _arguments(network: Network, facts: NetworkFacts, slices: int, latent_size: tuple[int, int]) -> Arguments:
     t = torch.zeros(slices, dtype=torch.long)
     if isinstance(network, UNet2DConditionModel):
         x = torch.zeros(slices, facts.latent_channels, *latent_size)
-        network(x, t, encoder_hidden_states=torch.zeros(slices, 1, POSITION_EMBEDDING))
-        return
+        return (x, t), {"encoder_hidden_states": torch.zeros(slices, 1, POSITION_EMBEDDING)}
     x = torch.zeros(slices, 2 * facts.latent_channels + facts.mask_channels, *latent_size)
-    network(x, t, class_labels=torch.zeros(slices) if facts.offset else None)
+    return (x, t), {"class_labels": torch.zeros(slices) if facts.offset else None}
 
 
 @cache

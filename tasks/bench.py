@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from configs import Config, load
+from configs import Config, change, load
 from data_catalog import Artifact, Catalog
 from gem3d_core.bench.sampling import (
     Comparison,
@@ -32,15 +32,16 @@ from gem3d_core.metrics.features import load_lpips
 from gem3d_core.metrics.fidelity import lpips_distance, ms_ssim
 from gem3d_core.reference import STEPS
 from gem3d_core.resampling import VolumeModel
+from gem3d_core.settings import SampleSpec
 from tasks.code_version import code_version
 from tasks.configuration import configuration_of_model
 from tasks.fidelity import evenly, weights_folder
 from tasks.inputs import Prepared, newest_volume_model, open_prepared, parent_of
 from tasks.policy import accelerator
 from tasks.progress import Progress, open_progress
-from tasks.resample import open_volume_model
 from tasks.stage import canonical
 from tasks.synthetic import paired_recipes
+from tasks.volume_model import open_volume_model, sampler
 
 VOLUMES = 8
 """Test volumes where not all are asked for, with one seed."""
@@ -61,19 +62,22 @@ class _Subject:
     seeds: tuple[int, ...]
 
 
-def bench_sampling(address: str, model: str | None, steps: tuple[int, ...], *, full: bool) -> Comparison:
+def bench_sampling(
+    address: str, model: str | None, steps: tuple[int, ...], memory: str | None, *, full: bool
+) -> Comparison:
     """Re-sampling of test volumes beside Algorithm 1, and with other numbers of steps.
 
     Every volume that is finished is kept in the catalog's working folder until all are: after an interruption the
     same call goes on from there. Raises BadInput where there is no volume model, no test volume, or no such step.
     """
-    subject = _subject(Catalog.open(address), model, full=full)
-    ours, others = _methods(subject.config, steps)
-    reference = reference_method(ours.spec)
-    methods = list(dict.fromkeys([reference, ours, *others]))
+    subject = _subject(Catalog.open(address), model, memory, full=full)
+    _check_steps(subject.config, steps)
     with accelerator(subject.config) as device, open_progress("bench sampling") as progress:
-        scratch = _scratch_key(subject, device)
         opened = open_volume_model(subject.catalog, subject.model.ref.full, subject.latents, subject.config, device)
+        ours, others = _methods(sampler(subject.config, opened), steps)
+        reference = reference_method(ours.spec)
+        methods = list(dict.fromkeys([reference, ours, *others]))
+        scratch = _scratch_key(subject, ours, device)
         score, missing = _score(subject, device)
         results = _measure_all(subject, opened, methods, score, subject.catalog.scratch(scratch), progress)
         speed = _speed(subject, opened)
@@ -114,10 +118,11 @@ def bench_training(profile: str, windows: int, steps: int) -> TrainingComparison
         return compare_training(case, steps)
 
 
-def _subject(catalog: Catalog, model: str | None, *, full: bool) -> _Subject:
+def _subject(catalog: Catalog, model: str | None, memory: str | None, *, full: bool) -> _Subject:
     named = model or newest_volume_model(catalog)
     artifact = catalog.get(named)
-    config = configuration_of_model(catalog, artifact.ref.full)
+    budget = {"runtime.memory": memory} if memory else {}
+    config = change(configuration_of_model(catalog, artifact.ref.full), budget)
     latents = parent_of(catalog, artifact.ref.full, "latents")
     prepared = open_prepared(catalog, parent_of(catalog, latents, "prepared"))
     if not prepared.test:
@@ -127,26 +132,28 @@ def _subject(catalog: Catalog, model: str | None, *, full: bool) -> _Subject:
     return _Subject(catalog, artifact, latents, prepared, config, tuple(cases), tuple(seeds))
 
 
-def _methods(config: Config, steps: tuple[int, ...]) -> tuple[Method, list[Method]]:
-    """The model's own sampler settings; and others in steps, with the release's sampler beside them."""
+def _check_steps(config: Config, steps: tuple[int, ...]) -> None:
     T = config.diffusion.T
     if wrong := [k for k in (STEPS, *steps) if not 1 <= k <= T]:
         raise BadInput(f"{wrong[0]} sampling steps of a process of {T}: choose 1 to {T}")
-    ours = config.resample
+
+
+def _methods(ours: SampleSpec, steps: tuple[int, ...]) -> tuple[Method, list[Method]]:
+    """The model's own sampler settings; and others in steps, with the release's sampler beside them."""
     others = [replace(ours, steps=k) for k in steps]
     if steps:
         others.append(replace(ours, solver="ddim", steps=STEPS, eta=1.0, resample=1))
     return Method(ours), [Method(spec) for spec in others]
 
 
-def _scratch_key(subject: _Subject, device: str) -> str:
+def _scratch_key(subject: _Subject, ours: Method, device: str) -> str:
     """Of all that a measurement depends on, the machine included."""
     identity = {
         "bench": "sampling",
         "model": subject.model.ref.full,
         "cases": subject.cases,
         "seeds": subject.seeds,
-        "resample": subject.config.resample,
+        "resample": ours.spec,
         "code": code_version("gem3d_core.bench.sampling"),
         "device": _device_name(device),
         "threads": torch.get_num_threads(),

@@ -12,6 +12,7 @@ from gem3d_core.checkpoints import NetworkFacts
 from gem3d_core.costs import Cost, network_cost, network_flops
 from gem3d_core.dataset import Dataset
 from gem3d_core.errors import BadInput
+from gem3d_core.memory import OVERHEAD
 from gem3d_core.sampling import count_windows
 from gem3d_core.settings import UNetSpec
 from gem3d_core.split import split_cases
@@ -22,8 +23,6 @@ from tasks.stage import StageName
 BACKWARD = 2.0
 """Operations of a backward pass over those of the forward pass."""
 KL_CHANNELS, KL_FACTOR = 4, 8
-INFERENCE_SHARE = 8
-"""What a training step keeps of activations over what a call without gradients holds at once, about."""
 
 READ, PREPARE, EDIT, WRITE = 7e-8, 1e-6, 1.2e-6, 1e-7
 """Seconds a source voxel: check, nnU-Net's preprocessing with ours, one edited mask, one published volume."""
@@ -188,7 +187,7 @@ def _resampling(load: Load) -> Estimate:
 
 def _inference(cost: Cost, batch: int) -> float:
     """GiB of a process that calls a network on so many batches at once without gradients."""
-    return LIBRARIES + (4 * cost.parameters + batch * cost.kept_bytes / INFERENCE_SHARE) / 2**30
+    return LIBRARIES + (4 * cost.parameters + OVERHEAD * batch * cost.held_bytes) / 2**30
 
 
 def _evaluation(load: Load) -> Estimate:

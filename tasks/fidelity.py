@@ -25,9 +25,9 @@ from gem3d_core.metrics.privacy import nearest_distances
 from tasks.fidelity_pictures import draw_comparisons, draw_distances
 from tasks.inputs import Prepared, hash_files, open_prepared, parent_of
 from tasks.policy import accelerator, stage_task
-from tasks.resample import sampling_identity
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
 from tasks.synthetic import Row, Synthetic, accepted, draw_paired, open_synthetic
+from tasks.volume_model import sampling_identity
 
 if TYPE_CHECKING:
     import pandas as pd

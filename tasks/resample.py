@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -11,18 +11,14 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from configs import Config
 from data_catalog import Artifact, Catalog
 from gem3d_core.errors import BadInput, Gem3dError
 from gem3d_core.files import atomic
 from gem3d_core.geometry import Geometry
 from gem3d_core.intensity import IntensityMap, median_map
-from gem3d_core.models import load_network
-from gem3d_core.networks import VolumeNetwork
 from gem3d_core.prepare import restore_image
 from gem3d_core.resampling import Drawn, Recipe, VolumeModel, draw_volumes
 from gem3d_core.sampling import count_windows
-from gem3d_core.schedule import make_schedule
 from gem3d_core.seeds import derive_seed
 from gem3d_core.volumes import write_nifti
 from tasks.informed import variants
@@ -36,9 +32,9 @@ from tasks.inputs import (
     read_rows,
     read_slices,
 )
-from tasks.latents import open_codec
 from tasks.policy import accelerator, stage_task
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
+from tasks.volume_model import open_volume_model, sampler, sampling_identity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,35 +137,6 @@ def resample(run: Run, volume_model: str, latents: str, informed: str, masks: st
     return run_stage(run, stage, make)
 
 
-def sampling_identity(config: Config) -> dict[str, object]:
-    """The sampler's settings without the batch, on which a volume depends by rounding only."""
-    return {name: value for name, value in asdict(config.resample).items() if name != "batch"}
-
-
-def open_volume_model(catalog: Catalog, model: str, latents: str, config: Config, device: str) -> VolumeModel:
-    """A volume model with the codec and the labels that it was trained with. Raises Gem3dError for another kind."""
-    artifact = catalog.get(model)
-    where = torch.device(device)
-    network = load_network(catalog.path(artifact, "network.json"), catalog.path(artifact, "weights.safetensors"), where)
-    if not isinstance(network, VolumeNetwork):
-        raise Gem3dError(f"{model} is a {artifact.meta['network']} model: re-sampling needs a volume model")
-    for section in ("condition", "diffusion"):
-        if asdict(getattr(config, section)) != artifact.meta[section]:
-            raise BadInput(
-                f"{model} was trained with {section} {artifact.meta[section]}, this run has "
-                f"{asdict(getattr(config, section))}: use the profile that it was trained with"
-            )
-    encoded = catalog.get(latents)
-    return VolumeModel(
-        network=network,
-        codec=open_codec(catalog, latents, device),
-        schedule=make_schedule(config.diffusion),
-        condition=config.condition,
-        labels=tuple(cast("list[int]", encoded.meta["label_ids"])),
-        device=where,
-    )
-
-
 def _entries(inputs: _Inputs, informed: Artifact, repeat: int) -> tuple[list[_Entry], list[str]]:
     """The volumes of a repeat, and what is left out because no edit of its mask was accepted."""
     edits = _edits(inputs)
@@ -199,7 +166,7 @@ def _edits(inputs: _Inputs) -> dict[str, dict[str, object]]:
 def _draw_all(work: Work, model: VolumeModel, inputs: _Inputs, entries: list[_Entry], run: Run, repeat: int) -> None:
     """Draw what is not finished yet; volumes are restored and written by other threads meanwhile."""
     waiting = {entry.name: entry for entry in entries if not (work.folder / entry.name / "facts.json").exists()}
-    spec = run.config.resample
+    spec = sampler(run.config, model)
     windows = count_windows([e.geometry.grid_shape[2] for e in waiting.values()], model.condition.window, spec.overlap)
     work.progress.total(windows, "windows drawn")
     done = 0

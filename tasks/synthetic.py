@@ -15,8 +15,8 @@ from gem3d_core.resampling import Recipe, draw_volumes
 from gem3d_core.seeds import derive_seed
 from gem3d_core.windows import start_slice
 from tasks.inputs import Prepared, read_rows
-from tasks.resample import open_volume_model
 from tasks.stage import Run, Work
+from tasks.volume_model import open_volume_model, sampler
 
 PAIRED_POSITION = 0.5
 """Normalised position of the test volume's own slice that serves as informed slice."""
@@ -65,7 +65,7 @@ def draw_paired(
     waiting = [case for case in cases if not _paired_file(work, case).exists()]
     model = open_volume_model(work.catalog, volume_model, latents, run.config, device)
     work.progress.total(len(waiting), "paired test volumes drawn")
-    drawn = draw_volumes(model, paired_recipes(prepared, waiting, run.seed), run.config.resample)
+    drawn = draw_volumes(model, paired_recipes(prepared, waiting, run.seed), sampler(run.config, model))
     for done, volume in enumerate(drawn, start=1):
         borders = torch.tensor(volume.borders, dtype=torch.int64)
         with atomic(_paired_file(work, volume.name)) as building:

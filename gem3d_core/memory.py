@@ -1,0 +1,108 @@
+"""How much memory a call of a network needs, counted on torch's meta device, and how large a batch a budget holds."""
+
+import weakref
+from collections.abc import Callable, Iterable
+from itertools import chain
+from typing import TypeAlias
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode  # the place that torch's documentation names
+from torch.utils._pytree import tree_leaves
+
+from gem3d_core.networks import VolumeNetwork
+
+Arguments: TypeAlias = tuple[tuple[Tensor, ...], dict[str, Tensor | None]]
+"""Of a call of a network, by place and by name."""
+
+OVERHEAD = 2.0
+"""Memory that is taken over what tensors need: kernels' own space, blocks that do not fit into each other. Measured
+on two CPU cores: 1.5 to 1.7."""
+PROCESS_BYTES = 2**30
+"""Of a process before it has a network: the libraries, or a GPU's context."""
+
+
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # it comes without types
+    """Counts the bytes of all tensors that exist at once while it is on, but for those that were there before."""
+
+    def __init__(self, before: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # it comes without types
+        self.now: int = 0
+        self.peak: int = 0
+        self._known = weakref.WeakSet(tensor.untyped_storage() for tensor in before)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # as torch calls it
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                self._see(tensor.untyped_storage())
+        return made
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        if storage in self._known:
+            return
+        self._known.add(storage)
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._drop, storage.nbytes())
+
+    def _drop(self, size: int) -> None:
+        self.now -= size
+
+
+def live_bytes(module: nn.Module, call: Callable[[], Arguments]) -> int:
+    """The most bytes that a call without gradients holds at once, inputs included and weights not.
+
+    call: makes the arguments, on the meta device. Nothing is computed; the module itself is left as it is.
+    """
+    state = {
+        name: torch.empty_like(tensor, device="meta")
+        for name, tensor in chain(module.named_parameters(), module.named_buffers())
+    }
+    with torch.no_grad(), _Live(state.values()) as live, torch.device("meta"):
+        arguments, named = call()
+        functional_call(module, state, arguments, named)
+    peak: int = live.peak  # the mode comes without types
+    return peak
+
+
+def weight_bytes(module: nn.Module) -> int:
+    """Of parameters and buffers."""
+    return sum(t.numel() * t.element_size() for t in chain(module.parameters(), module.buffers()))
+
+
+def largest_batch(bytes_of: Callable[[int], int], budget: float) -> int:
+    """How many of a batch fit into a budget of bytes, at least 1; bytes_of a batch grows linearly."""
+    one, two = bytes_of(1), bytes_of(2)
+    return max(1, 1 + int((budget / OVERHEAD - one) // (two - one)))
+
+
+def windows_that_fit(network: VolumeNetwork, size: tuple[int, int], budget: float) -> int:
+    """How many windows of latents (h, w) one call may denoise within a budget of bytes for the whole process.
+
+    Counted in float32: under autocast a call holds less.
+    """
+    channels, offset = int(network.unet.config["in_channels"]), network.unet.class_embedding is not None
+
+    def bytes_of(windows: int) -> int:
+        slices = windows * network.slots.n
+
+        def call() -> Arguments:
+            x, t = torch.zeros(slices, channels, *size), torch.zeros(slices, dtype=torch.long)
+            return (x, t), {"class_labels": torch.zeros(slices) if offset else None}
+
+        return live_bytes(network, call)
+
+    return largest_batch(bytes_of, budget - PROCESS_BYTES - weight_bytes(network))
+
+
+def slices_that_decode(model: AutoencoderKL, size: tuple[int, int], budget: float) -> int:
+    """How many latents (h, w) one call of an autoencoder may decode within a budget of bytes for the whole process."""
+    channels = int(model.config["latent_channels"])
+
+    def bytes_of(slices: int) -> int:
+        return live_bytes(model.decoder, lambda: ((torch.zeros(slices, channels, *size),), {}))
+
+    return largest_batch(bytes_of, budget - PROCESS_BYTES - weight_bytes(model))
