@@ -22,12 +22,18 @@ class Verification:
         return not self.corrupt and not self.missing
 
 
-def audit(artifacts: Iterable[Artifact], store: ObjectStore, rows: Mapping[str, Mapping[str, int]]) -> Verification:
+def audit(
+    artifacts: Iterable[Artifact],
+    store: ObjectStore,
+    rows: Mapping[str, Mapping[str, int]],
+    unreadable: Iterable[str] = (),
+) -> Verification:
     """Hash every stored object and look for every recorded one.
 
     Args:
         artifacts: one of each version.
-        rows: of each Delta table, the number of rows of each version.
+        rows: of each Delta table that can be read, the number of rows of each version.
+        unreadable: a line for each table that cannot.
     """
     known = list(artifacts)
     stored = store.stored()
@@ -37,7 +43,7 @@ def audit(artifacts: Iterable[Artifact], store: ObjectStore, rows: Mapping[str, 
     damaged = _damaged(store, stored, wanted)
     return Verification(
         objects=len(stored.keys() | wanted.keys()),
-        corrupt=[_line(sha256, users) for sha256 in damaged] + _false_records(known),
+        corrupt=[*unreadable, *(_line(sha256, users) for sha256 in damaged), *_false_records(known)],
         missing=[_line(entry.sha256, users) for entry in absent] + _lost_rows(known, rows),
     )
 
@@ -80,8 +86,8 @@ def _false_records(artifacts: Iterable[Artifact]) -> list[str]:
 
 def _lost_rows(artifacts: Iterable[Artifact], rows: Mapping[str, Mapping[str, int]]) -> list[str]:
     return [
-        f"tables/{table}: {rows.get(table, {}).get(each.version, 0)} of {count} rows of {each.ref}"
+        f"tables/{table}: {rows[table].get(each.version, 0)} of {count} rows of {each.ref}"
         for each in artifacts
         for table, count in each.tables.items()
-        if rows.get(table, {}).get(each.version, 0) < count
+        if table in rows and rows[table].get(each.version, 0) < count
     ]

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import shutil
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +18,7 @@ from data_catalog.records import from_rows, latest, ref_of, to_list
 from data_catalog.refs import Artifact, Ref, check_logical, check_name, plain_mapping, version_of
 from data_catalog.store import LocalStore, ObjectStore
 from data_catalog.tables import Tables
+from data_catalog.working import WorkingFolders
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +33,7 @@ class Catalog:
         self.address = address
         self._store = store
         self._tables = tables
+        self.work = WorkingFolders(store.local_root / "work")
 
     @classmethod
     def open(cls, address: str | Path) -> Catalog:
@@ -50,6 +49,8 @@ class Catalog:
             remote, options = open_s3(text.rstrip("/"))
             return cls(text.rstrip("/"), remote, Tables(text.rstrip("/"), options))
         root = Path(text).expanduser().absolute()
+        if "%" in str(root):
+            raise Invalid(f"catalog {root}: a Delta table cannot lie in a folder with a % in its name; choose another")
         if root.exists() and not root.is_dir():
             raise Invalid(f"catalog {root} is not a folder; give a folder or an s3:// address")
         return cls(str(root), LocalStore(root), Tables(str(root)))
@@ -189,9 +190,17 @@ class Catalog:
 
     def verify(self) -> Verification:
         """Hash every object again and look for every file and table row that a record names."""
-        artifacts = self.ls()
-        named = sorted({table for artifact in artifacts for table in artifact.tables})
-        return audit(artifacts, self._store, {table: self._rows_by_version(table) for table in named})
+        artifacts, rows, unreadable = [], {}, []
+        try:
+            artifacts = self.ls()
+        except Corrupt as error:
+            unreadable.append(str(error))
+        for table in sorted({table for artifact in artifacts for table in artifact.tables}):
+            try:
+                rows[table] = self._rows_by_version(table)
+            except Corrupt as error:
+                unreadable.append(str(error))
+        return audit(artifacts, self._store, rows, unreadable)
 
     def export(self, ref: Artifact | Ref | str, folder: Path) -> Path:
         """Copy an artifact's files to a new or empty folder, with its record as `manifest.json`.
@@ -218,25 +227,6 @@ class Catalog:
             files = {name: entry for name, entry in artifact.files.items() if name.startswith(f"{part}/")}
             artifact = dataclasses.replace(artifact, files=files)
         return layout.view(artifact, self._store, (folder or place).absolute())
-
-    def scratch(self, key: str) -> Path:
-        """The local working folder of a resumable stage, made if missing; it outlives the process."""
-        folder = self._scratch_folder(key)
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    def clear_scratch(self, key: str) -> None:
-        """Remove the working folder of a stage, if there is one."""
-        if (folder := self._scratch_folder(key)).exists():
-            shutil.rmtree(folder)
-
-    def clear_abandoned(self, days: float) -> list[Path]:
-        """Remove, and name, working folders in which nothing was written for so many days: no stage went on there."""
-        folders = sorted((self._store.local_root / "work").glob("*/"))
-        abandoned = [folder for folder in folders if time.time() - _last_written(folder) >= days * 86400]
-        for folder in abandoned:
-            shutil.rmtree(folder)
-        return abandoned
 
     def _checked(
         self, kind: str, name: str, files: Mapping[str, Path], tables: Mapping[str, pd.DataFrame]
@@ -285,18 +275,6 @@ class Catalog:
     def _rows_by_version(self, table: str) -> dict[str, int]:
         rows = self._tables.read(table, columns=["version"])
         return {} if rows is None else Counter(rows["version"].to_pylist())
-
-    def _scratch_folder(self, key: str) -> Path:
-        return self._store.local_root / "work" / check_name(key, "stage key")[:32]
-
-
-def _last_written(folder: Path) -> float:
-    """Time of the newest change in a folder, in seconds since 1970; a stage may be at work in it."""
-    times = []
-    for path in (folder, *folder.rglob("*")):
-        with suppress(FileNotFoundError):
-            times.append(path.stat().st_mtime)
-    return max(times, default=time.time())
 
 
 def _listed(items: Sequence[object]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from data_catalog.digest import settle
-from data_catalog.errors import CatalogError
+from data_catalog.errors import CatalogError, Corrupt
 from data_catalog.frames import align
 
 if TYPE_CHECKING:
@@ -38,9 +38,18 @@ class Tables:
         """Rows of one table, only those whose text columns equal `where`; None where there is no table yet.
 
         deltalake reads by itself: the import of pyarrow takes longer than the reading of a catalog.
+
+        Raises:
+            Corrupt: a file of the table is missing or damaged, or the storage does not answer.
         """
-        table = self._load(name)
-        return None if table is None else self._rows(table, columns, where or {})
+        try:
+            table = self._load(name)
+            return None if table is None else self._rows(table, columns, where or {})
+        except Exception as error:  # deltalake raises bare ones where a file of a table is damaged
+            reason = str(error).partition("\n")[0]
+            raise Corrupt(
+                f"tables/{name} of {self.address} cannot be read ({reason}); restore its folder from a backup"
+            ) from error
 
     def check(self, name: str, rows: pa.Table) -> None:
         """Find out, before anything is written, whether the rows fit the stored columns.
@@ -78,7 +87,11 @@ class Tables:
         raise AssertionError("unreachable: the last attempt raises")
 
     def _uri(self, name: str) -> str:
-        return f"{self.address}/tables/{name}"
+        return self._folder(name).as_uri() if self._local else f"{self.address}/tables/{name}"
+
+    def _folder(self, name: str) -> Path:
+        """Where a local table lies."""
+        return Path(self.address) / "tables" / name
 
     @property
     def _local(self) -> bool:
@@ -125,11 +138,11 @@ class Tables:
             storage_options=self.options or None,
             commit_properties=CommitProperties(app_transactions=[Transaction(identity, 1)]),
         )
-        self._tidy(table)
+        self._tidy(name, table)
 
-    def _tidy(self, table: DeltaTable) -> None:
+    def _tidy(self, name: str, table: DeltaTable) -> None:
         if self._local:
-            _settle_commit(Path(table.table_uri.removeprefix("file://")), table.version())
+            _settle_commit(self._folder(name), table.version())
         if len(table.file_uris()) > _COMPACT_ABOVE:
             _compact(table)
 

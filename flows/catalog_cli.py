@@ -91,7 +91,7 @@ def gc(
     as_json: Json = False,
 ) -> None:
     """Remove working folders that unfinished stages left behind; what is in the catalog stays."""
-    folders = _open(catalog).clear_abandoned(days)
+    folders = _open(catalog).work.clear_abandoned(days)
     if as_json:
         _print({"removed": [str(folder) for folder in folders]})
     else:
@@ -102,8 +102,12 @@ def _open(address: str | None) -> "Catalog":
     import os
 
     from data_catalog import Catalog
+    from gem3d_core.errors import BadInput
 
-    return Catalog.open(address or os.environ.get("GEM3D_CATALOG") or "catalog")
+    named = address or os.environ.get("GEM3D_CATALOG") or "catalog"
+    if "://" not in named and not Path(named).expanduser().is_dir():
+        raise BadInput(f"no catalog at {named}: name one with --catalog or GEM3D_CATALOG; `gem3d enhance` makes it")
+    return Catalog.open(named)
 
 
 def _facts(a: "Artifact") -> dict[str, object]:

@@ -22,6 +22,7 @@ from flows.stages import (
     tune_volume_flow,
 )
 from tasks.configuration import store_configuration
+from tasks.inputs import DatasetRefs
 from tasks.showing import show_summary
 
 
@@ -52,16 +53,17 @@ def _stages(settings: EnhanceParameters, ledger: Ledger) -> None:
     source = enter("ingest", ingest_flow(settings, settings.skip_bad))
     prepared = enter("preprocess", preprocess_flow(settings, source.ref))
     latents = enter("encode", encode_flow(settings, prepared.ref))
+    data = DatasetRefs(source=source.ref, prepared=prepared.ref, latents=latents.ref)
     slice_model = enter("train-slices", train_slices_flow(settings, latents.ref))
     volume_model = enter("tune-volume", tune_volume_flow(settings, latents.ref, slice_model.ref))
     informed_model = enter("train-informed", train_informed_flow(settings, latents.ref))
-    informed = enter("generate-informed-slices", informed_flow(settings, latents.ref, informed_model.ref))
-    masks = enter("augment-masks", masks_flow(settings, prepared.ref))
+    informed = enter("generate-informed-slices", informed_flow(settings, data, informed_model.ref))
+    masks = enter("augment-masks", masks_flow(settings, data))
     volumes = enter(
         "resample",
-        resample_flow(settings, volume_model.ref, latents.ref, [i.ref for i in informed], [m.ref for m in masks]),
+        resample_flow(settings, data, volume_model.ref, [i.ref for i in informed], [m.ref for m in masks]),
     )
-    datasets = enter("publish", publish_flow(settings, [v.ref for v in volumes]))
+    datasets = enter("publish", publish_flow(settings, data, [v.ref for v in volumes]))
     models = [slice_model.ref, volume_model.ref, informed_model.ref]
     drawn, published = [v.ref for v in volumes], [d.ref for d in datasets]
-    enter("evaluate", evaluate_flow(settings, prepared.ref, latents.ref, models, drawn, published))
+    enter("evaluate", evaluate_flow(settings, data, models, drawn, published))

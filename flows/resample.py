@@ -13,7 +13,7 @@ from flows.ledger import Ledger, Summary
 from flows.parameters import catalog_address
 from tasks.configuration import configuration_of_model
 from tasks.informed import informed
-from tasks.inputs import newest_volume_model, parent_of
+from tasks.inputs import newest_volume_model, parent_of, refs_behind
 from tasks.masks import masks
 from tasks.publish import publish
 from tasks.resample import resample
@@ -58,16 +58,16 @@ def resample_dataset(params: ResampleParameters = ResampleParameters()) -> Summa
 
 
 def _stages(run: Run, ledger: Ledger, catalog: Catalog, volume_model: str) -> None:
-    latents, prepared = (parent_of(catalog, volume_model, kind) for kind in ("latents", "prepared"))
-    position_model = _informed_model(catalog, latents, volume_model)
+    data = refs_behind(catalog, volume_model)
+    position_model = _informed_model(catalog, data.latents, volume_model)
     volumes = []
     for repeat in range(run.config.factor):
-        slices = ledger.enter("generate-informed-slices", informed(run, latents, position_model, repeat))
-        edited = ledger.enter("augment-masks", masks(run, prepared, repeat))
-        drawn = resample(run, volume_model, latents, slices.ref, edited.ref, repeat)
+        slices = ledger.enter("generate-informed-slices", informed(run, data, position_model, repeat))
+        edited = ledger.enter("augment-masks", masks(run, data, repeat))
+        drawn = resample(run, data, volume_model, slices.ref, edited.ref, repeat)
         volumes.append(ledger.enter("resample", drawn).ref)
     for factor in range(1, len(volumes) + 1):
-        ledger.enter("publish", publish(run, volumes[:factor], factor))
+        ledger.enter("publish", publish(run, data, volumes[:factor], factor))
 
 
 def _informed_model(catalog: Catalog, latents: str, volume_model: str) -> str | None:

@@ -8,6 +8,7 @@ from tasks.encode import encode
 from tasks.fidelity import fidelity
 from tasks.informed import informed
 from tasks.ingest import ingest
+from tasks.inputs import DatasetRefs
 from tasks.masks import masks
 from tasks.preprocess import preprocess
 from tasks.publish import publish
@@ -54,47 +55,47 @@ def train_informed_flow(settings: Settings, latents: str) -> StageResult:
 
 
 @flow(name="generate-informed-slices")
-def informed_flow(settings: Settings, latents: str, informed_model: str) -> list[StageResult]:
+def informed_flow(settings: Settings, data: DatasetRefs, informed_model: str) -> list[StageResult]:
     """Stage 7: latents, model (informed) -> informed, one for each repeat."""
-    run = open_run(settings, latents)
-    return [informed(run, latents, informed_model, repeat) for repeat in range(run.config.factor)]
+    run = open_run(settings, data.source)
+    return [informed(run, data, informed_model, repeat) for repeat in range(run.config.factor)]
 
 
 @flow(name="augment-masks")
-def masks_flow(settings: Settings, prepared: str) -> list[StageResult]:
+def masks_flow(settings: Settings, data: DatasetRefs) -> list[StageResult]:
     """Stage 8: prepared -> masks, one for each repeat."""
-    run = open_run(settings, prepared)
-    return [masks(run, prepared, repeat) for repeat in range(run.config.factor)]
+    run = open_run(settings, data.source)
+    return [masks(run, data, repeat) for repeat in range(run.config.factor)]
 
 
 @flow(name="resample")
 def resample_flow(
-    settings: Settings, volume_model: str, latents: str, informed: list[str], masks: list[str]
+    settings: Settings, data: DatasetRefs, volume_model: str, informed: list[str], masks: list[str]
 ) -> list[StageResult]:
     """Stage 9: model (volume), informed, masks -> volumes, one for each repeat."""
-    run = open_run(settings, latents)
+    run = open_run(settings, data.source)
     return [
-        resample(run, volume_model, latents, informed_ref, masks_ref, repeat)
+        resample(run, data, volume_model, informed_ref, masks_ref, repeat)
         for repeat, (informed_ref, masks_ref) in enumerate(zip(informed, masks, strict=True))
     ]
 
 
 @flow(name="publish")
-def publish_flow(settings: Settings, volumes: list[str]) -> list[StageResult]:
+def publish_flow(settings: Settings, data: DatasetRefs, volumes: list[str]) -> list[StageResult]:
     """Stage 10: volumes -> datasets at 1x ... Kx, each holding the smaller ones."""
-    run = open_run(settings, volumes[0])
-    return [publish(run, volumes[:factor], factor) for factor in range(1, len(volumes) + 1)]
+    run = open_run(settings, data.source)
+    return [publish(run, data, volumes[:factor], factor) for factor in range(1, len(volumes) + 1)]
 
 
 @flow(name="evaluate")
 def evaluate_flow(
-    settings: Settings, prepared: str, latents: str, models: list[str], volumes: list[str], datasets: list[str]
+    settings: Settings, data: DatasetRefs, models: list[str], volumes: list[str], datasets: list[str]
 ) -> list[StageResult]:
     """Stage 11: fidelity of the first repeat, an nnU-Net arm for the true data and each dataset, and the report.
 
     models: slice, volume and informed, in this order. The report comes last.
     """
-    run = open_run(settings, prepared)
-    made = [fidelity(run, latents, models[1], volumes)] if run.config.evaluate.fidelity else []
-    made += [downstream(run, prepared, arm, dataset) for arm, dataset in arms_of(run, prepared, datasets).items()]
-    return [*made, report(run, prepared, latents, models, volumes, datasets, [result.ref for result in made])]
+    run = open_run(settings, data.source)
+    made = [fidelity(run, data, models[1], volumes)] if run.config.evaluate.fidelity else []
+    made += [downstream(run, data, arm, dataset) for arm, dataset in arms_of(run, data.prepared, datasets).items()]
+    return [*made, report(run, data, models, volumes, datasets, [result.ref for result in made])]

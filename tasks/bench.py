@@ -79,10 +79,11 @@ def bench_sampling(
         methods = list(dict.fromkeys([reference, ours, *others]))
         scratch = _scratch_key(subject, ours, device)
         score, missing = _score(subject, device)
-        results = _measure_all(subject, opened, methods, score, subject.catalog.scratch(scratch), progress)
+        with subject.catalog.work.hold(scratch) as folder:
+            results = _measure_all(subject, opened, methods, score, folder, progress)
+            subject.catalog.work.clear(scratch)
         speed = _speed(subject, opened)
     rows = {method: summarise(method, results[method], results[reference], speed) for method in methods}
-    subject.catalog.clear_scratch(scratch)
     return Comparison(
         speedup=rows[ours].speedup,
         reference=rows[reference],

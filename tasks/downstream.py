@@ -13,7 +13,7 @@ from gem3d_core.geometry import voxel_sizes
 from gem3d_core.metrics.overlap import score_case
 from gem3d_core.nnunet import ArmSpec, Plans, RawCase, predict_arm, read_prediction, train_arm, write_images, write_raw
 from gem3d_core.volumes import read_label, read_volume
-from tasks.inputs import LabelIds, Source, dataset_path, open_prepared, open_source, parent_of
+from tasks.inputs import DatasetRefs, LabelIds, Source, dataset_path, open_prepared, open_source
 from tasks.policy import accelerator, stage_task
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
 
@@ -24,20 +24,20 @@ MEAN = "mean"
 
 
 @stage_task("downstream-arm")
-def downstream(run: Run, prepared: str, arm: str, dataset: str | None) -> StageResult:
+def downstream(run: Run, data: DatasetRefs, arm: str, dataset: str | None) -> StageResult:
     """`metrics` NAME-arm-{arm}: Dice and HD95 of nnU-Net trained on a published dataset, or on the true training cases.
 
     All arms use the plan that was made on the true data.
     """
     config = run.config
-    inputs = (prepared,) if dataset is None else (prepared, dataset)
+    inputs = tuple(ref for ref in (data.source, data.prepared, dataset) if ref)
     stage = Stage(
         "downstream", __name__, "metrics", f"{run.name}-arm-{arm}", {"arm": _identity(config.evaluate.arm)}, inputs
     )
 
     def make(work: Work) -> Product:
-        source = open_source(work.catalog, parent_of(work.catalog, prepared, "source"))
-        opened = open_prepared(work.catalog, prepared)
+        source = open_source(work.catalog, data.source)
+        opened = open_prepared(work.catalog, data.prepared)
         plans = Plans.from_dict(json.loads(work.catalog.path(opened.artifact, "plans.json").read_text()))
         labels = plain_labels(source.labels)
         cases = _true(source, opened.train) if dataset is None else _published(work.catalog, dataset)

@@ -23,7 +23,7 @@ from gem3d_core.metrics.features import (
 from gem3d_core.metrics.fidelity import feature_moments, fid, lpips_distance, ms_ssim
 from gem3d_core.metrics.privacy import nearest_distances
 from tasks.fidelity_pictures import draw_comparisons, draw_distances
-from tasks.inputs import Prepared, hash_files, open_prepared, parent_of
+from tasks.inputs import DatasetRefs, Prepared, hash_files, open_prepared, open_source
 from tasks.policy import accelerator, stage_task
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
 from tasks.synthetic import Row, Synthetic, accepted, draw_paired, open_synthetic
@@ -56,7 +56,7 @@ class Value:
 
 
 @stage_task("fidelity")
-def fidelity(run: Run, latents: str, volume_model: str, volumes: list[str]) -> StageResult:
+def fidelity(run: Run, data: DatasetRefs, volume_model: str, volumes: list[str]) -> StageResult:
     """`metrics` NAME-fidelity: of the first repeat's `volumes`, of paired test volumes; distances of all repeats."""
     config = run.config
     settings = {
@@ -67,15 +67,15 @@ def fidelity(run: Run, latents: str, volume_model: str, volumes: list[str]) -> S
         "diffusion": config.diffusion,
         "weights": hash_files([_weights_file(config, name) for name in (LPIPS_TRUNK, RADIMAGENET_FILE)]),
     }
-    inputs = (latents, volume_model, *volumes)
+    inputs = (data.source, data.prepared, data.latents, volume_model, *volumes)
     stage = Stage("fidelity", __name__, "metrics", f"{run.name}-fidelity", settings, inputs, run.seed)
 
     def make(work: Work) -> Product:
-        prepared = open_prepared(work.catalog, parent_of(work.catalog, latents, "prepared"))
+        prepared = open_prepared(work.catalog, data.prepared)
         repeats = [work.catalog.get(ref) for ref in volumes]
         drawn = repeats[0]
         with accelerator(config) as device:
-            paired = draw_paired(work, run, prepared, latents, volume_model, device)
+            paired = draw_paired(work, run, prepared, data.latents, volume_model, device)
             values, missing = _fid(work, config, prepared, drawn, device)
             scores, unmeasured = _paired_scores(config, prepared, paired, device)
         values += scores
@@ -85,7 +85,7 @@ def fidelity(run: Run, latents: str, volume_model: str, volumes: list[str]) -> S
         values += _continuity(paired, prepared, PAIRED)
         distances = _distances(work.catalog, prepared, repeats)
         near = {of: distances.loc[distances["of"] == of, "distance"].to_numpy() for of in (SYNTHETIC, HELD_OUT)}
-        pictures = draw_comparisons(work, prepared, drawn, paired)
+        pictures = draw_comparisons(work, open_source(work.catalog, data.source), prepared, drawn, paired)
         pictures |= draw_distances(work, near[SYNTHETIC], near[HELD_OUT])
         return _product(work, values, missing | unmeasured, distances, pictures)
 

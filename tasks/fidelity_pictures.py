@@ -6,16 +6,17 @@ import numpy as np
 
 from data_catalog import Artifact
 from gem3d_core.pictures import PictureRow, comparison, distance_histogram
-from tasks.inputs import Prepared, open_source, parent_of, read_label_slices
+from tasks.inputs import Prepared, Source, parent_of, read_label_slices
 from tasks.stage import Work
 from tasks.synthetic import Synthetic, accepted, open_synthetic
 
 PICTURE_ROWS = 3
 
 
-def draw_comparisons(work: Work, prepared: Prepared, volumes: Artifact, paired: list[Synthetic]) -> dict[str, Path]:
+def draw_comparisons(
+    work: Work, source: Source, prepared: Prepared, volumes: Artifact, paired: list[Synthetic]
+) -> dict[str, Path]:
     """The first drawn volumes of each kind; a kind without a volume has no picture."""
-    source = open_source(work.catalog, parent_of(work.catalog, volumes.ref.full, "source"))
     names = {ids: name for name, ids in source.labels.items() if isinstance(ids, int) and ids}
     true, edited = (
         list(open_synthetic(work.catalog, volumes, accepted(work.catalog, volumes, variant)[:PICTURE_ROWS]))

@@ -14,6 +14,7 @@ from tasks.estimates import estimate, measure_load
 from tasks.fidelity import fidelity
 from tasks.informed import informed
 from tasks.ingest import ingest
+from tasks.inputs import DatasetRefs
 from tasks.masks import masks
 from tasks.preprocess import preprocess
 from tasks.publish import publish
@@ -86,6 +87,9 @@ def _cached(run: Run, folder: str, *, skip_bad: bool) -> set[str]:
             except WouldRun:
                 return
 
+    def data() -> DatasetRefs:
+        return DatasetRefs(source=found["ingest"][0], prepared=found["preprocess"][0], latents=found["encode"][0])
+
     repeats = range(run.config.factor)
     look("ingest", (), lambda: [ingest.fn(run, folder, skip_bad=skip_bad).ref])
     look("preprocess", ("ingest",), lambda s: [preprocess.fn(run, s[0]).ref])
@@ -96,25 +100,24 @@ def _cached(run: Run, folder: str, *, skip_bad: bool) -> set[str]:
     look(
         "generate-informed-slices",
         ("encode", "train-informed"),
-        lambda e, m: [informed.fn(run, e[0], m[0], r).ref for r in repeats],
+        lambda _, m: [informed.fn(run, data(), m[0], r).ref for r in repeats],
     )
-    look("augment-masks", ("preprocess",), lambda p: [masks.fn(run, p[0], r).ref for r in repeats])
+    look("augment-masks", ("encode",), lambda _: [masks.fn(run, data(), r).ref for r in repeats])
     look(
         "resample",
         ("tune-volume", "encode", "generate-informed-slices", "augment-masks"),
-        lambda v, e, i, m: [resample.fn(run, v[0], e[0], i[r], m[r], r).ref for r in repeats],
+        lambda v, _, i, m: [resample.fn(run, data(), v[0], i[r], m[r], r).ref for r in repeats],
     )
-    look("publish", ("resample",), lambda v: [publish.fn(run, v[: k + 1], k + 1).ref for k in repeats])
-    look("evaluate", ("publish",), lambda _: _evaluated(run, found))
+    look("publish", ("resample",), lambda v: [publish.fn(run, data(), v[: k + 1], k + 1).ref for k in repeats])
+    look("evaluate", ("publish",), lambda _: _evaluated(run, data(), found))
     return set(found)
 
 
-def _evaluated(run: Run, found: dict[str, list[str]]) -> list[str]:
+def _evaluated(run: Run, data: DatasetRefs, found: dict[str, list[str]]) -> list[str]:
     """The metrics and the report, of which all stages before are there."""
-    prepared, latents = found["preprocess"][0], found["encode"][0]
     models = [found[stage][0] for stage in ("train-slices", "tune-volume", "train-informed")]
-    made = [fidelity.fn(run, latents, models[1], found["resample"]).ref] if run.config.evaluate.fidelity else []
-    arms = arms_of(run, prepared, found["publish"])
-    made += [downstream.fn(run, prepared, arm, dataset).ref for arm, dataset in arms.items()]
-    written = report.fn(run, prepared, latents, models, found["resample"], found["publish"], made)
+    made = [fidelity.fn(run, data, models[1], found["resample"]).ref] if run.config.evaluate.fidelity else []
+    arms = arms_of(run, data.prepared, found["publish"])
+    made += [downstream.fn(run, data, arm, dataset).ref for arm, dataset in arms.items()]
+    written = report.fn(run, data, models, found["resample"], found["publish"], made)
     return [*made, written.ref]

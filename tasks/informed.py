@@ -16,7 +16,7 @@ from gem3d_core.schedule import make_schedule
 from gem3d_core.seeds import derive_seed, uniform
 from gem3d_core.volumes import write_nifti
 from gem3d_core.windows import start_slice
-from tasks.inputs import Prepared, open_prepared, parent_of
+from tasks.inputs import DatasetRefs, Prepared, open_prepared
 from tasks.latents import latent_shape, open_codec
 from tasks.policy import accelerator, stage_task
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
@@ -53,7 +53,7 @@ def mode_of(prepared: Prepared, config: Config) -> str:
 
 
 @stage_task("generate-informed-slices")
-def informed(run: Run, latents: str, informed_model: str | None, repeat: int) -> StageResult:
+def informed(run: Run, data: DatasetRefs, informed_model: str | None, repeat: int) -> StageResult:
     """`informed` slices of one repeat. Where no other patient can be a donor they are generated, and it is said.
 
     `informed_model` is needed for generated slices only. Raises BadInput where it is needed and there is none.
@@ -71,15 +71,17 @@ def informed(run: Run, latents: str, informed_model: str | None, repeat: int) ->
         "informed",
         f"{run.name}-r{repeat}",
         settings,
-        (latents, informed_model) if informed_model else (latents,),
+        tuple(ref for ref in (data.prepared, data.latents, informed_model) if ref),
         run.seed,
     )
 
     def make(work: Work) -> Product:
-        prepared = open_prepared(work.catalog, parent_of(work.catalog, latents, "prepared"))
+        prepared = open_prepared(work.catalog, data.prepared)
         mode = mode_of(prepared, config)
         draws = draw_sources(prepared, config, run.seed, repeat, mode)
-        slices = _cross(prepared, draws) if mode == "cross" else _generate(work, run, latents, informed_model, draws)
+        slices = (
+            _cross(prepared, draws) if mode == "cross" else _generate(work, run, data.latents, informed_model, draws)
+        )
         note = "" if mode == config.informed.mode else "one patient only: no other can be a donor, slices are generated"
         return _product(work, draws, slices, mode, note)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 
 from data_catalog import Artifact, Catalog
 from gem3d_core.errors import BadInput
@@ -17,6 +18,25 @@ from gem3d_core.prepare_spec import Modality
 from gem3d_core.volumes import Volume, read_file, read_label, read_volume, whole_numbers
 
 LabelIds = int | tuple[int, ...]
+
+
+class DatasetRefs(BaseModel):
+    """References to one dataset as it was read, prepared and encoded.
+
+    A stage names those among its inputs that it reads: what lies between can be the same although they differ.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    prepared: str
+    latents: str
+
+
+def refs_behind(catalog: "Catalog", ref: str) -> DatasetRefs:
+    """The dataset that an artifact was made from. Raises BadInput where the catalog does not hold it."""
+    source, prepared, latents = (parent_of(catalog, ref, kind) for kind in ("source", "prepared", "latents"))
+    return DatasetRefs(source=source, prepared=prepared, latents=latents)
 
 
 @dataclass(frozen=True)

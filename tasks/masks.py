@@ -8,19 +8,18 @@ import numpy as np
 
 from gem3d_core.augment import Augmented, augment_mask
 from gem3d_core.augment_spec import AugmentSpec
-from gem3d_core.errors import BadInput
 from gem3d_core.files import atomic
 from gem3d_core.geometry import Geometry, canonical_spacing, plan_geometry
 from gem3d_core.outline import bounding_box
 from gem3d_core.seeds import derive_seed
 from gem3d_core.volumes import write_nifti
-from tasks.inputs import Prepared, Source, open_prepared, open_source, parent_of
+from tasks.inputs import DatasetRefs, Prepared, Source, open_prepared, open_source
 from tasks.policy import stage_task
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
 
 
 @stage_task("augment-masks")
-def masks(run: Run, prepared: str, repeat: int) -> StageResult:
+def masks(run: Run, data: DatasetRefs, repeat: int) -> StageResult:
     """`masks` of one repeat: an edit of every training mask, on the source grid and as slices."""
     config = run.config
     stage = Stage(
@@ -29,19 +28,13 @@ def masks(run: Run, prepared: str, repeat: int) -> StageResult:
         "masks",
         f"{run.name}-r{repeat}",
         {"augment": config.masks.augment, "repeat": repeat},
-        (prepared,),
+        (data.source, data.prepared),
         run.seed,
     )
 
     def make(work: Work) -> Product:
-        opened = open_prepared(work.catalog, prepared)
-        source = open_source(work.catalog, parent_of(work.catalog, prepared, "source"))
-        unknown = set(config.masks.augment.labels or ()) - set(source.label_ids)
-        if unknown:
-            raise BadInput(
-                f"masks.augment.labels names {sorted(unknown)}, but the labels of {source.artifact.meta['root']} are "
-                f"{list(source.label_ids)}"
-            )
+        opened = open_prepared(work.catalog, data.prepared)
+        source = open_source(work.catalog, data.source)
         waiting = [case for case in opened.train if not (work.folder / case / "facts.json").exists()]
         work.progress.total(len(waiting), "masks edited")
 

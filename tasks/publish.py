@@ -7,7 +7,7 @@ from pathlib import Path
 from data_catalog import Artifact, Catalog
 from gem3d_core.dataset import plain_labels
 from gem3d_core.volumes import write_nifti
-from tasks.inputs import Source, open_prepared, open_source, parent_of, read_rows
+from tasks.inputs import DatasetRefs, Source, open_prepared, open_source, read_rows
 from tasks.policy import stage_task
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
 
@@ -40,18 +40,18 @@ class _Volume:
 
 
 @stage_task("publish")
-def publish(run: Run, volumes: list[str], factor: int) -> StageResult:
+def publish(run: Run, data: DatasetRefs, volumes: list[str], factor: int) -> StageResult:
     """`dataset` NAME-{factor}x of the first `factor` repeats; with mix=real the training cases are added."""
     config = run.config
     name = f"{run.name}-{factor}x"
     dataset_id = config.publish.first_id + factor - 1
     settings = {"mix": config.publish.mix, "dataset_id": dataset_id, "factor": factor}
-    stage = Stage("publish", __name__, "dataset", name, settings, tuple(volumes), run.seed)
+    stage = Stage("publish", __name__, "dataset", name, settings, (data.source, data.prepared, *volumes), run.seed)
 
     def make(work: Work) -> Product:
         catalog = work.catalog
-        prepared = open_prepared(catalog, parent_of(catalog, volumes[0], "prepared"))
-        source = open_source(catalog, parent_of(catalog, volumes[0], "source"))
+        prepared = open_prepared(catalog, data.prepared)
+        source = open_source(catalog, data.source)
         published = [v for ref in volumes for v in _accepted(catalog, catalog.get(ref))]
         if config.publish.mix == "real":
             published += _real(work, source, prepared.train)

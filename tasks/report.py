@@ -18,7 +18,7 @@ from gem3d_core.report_tables import continuity_table, downstream_table, fid_tab
 from tasks.configuration import as_yaml
 from tasks.downstream import MEAN
 from tasks.fidelity import BORDER, HELD_OUT, PAIRED, SYNTHETIC, Value
-from tasks.inputs import Prepared, Source, open_prepared, open_source, parent_of, read_rows
+from tasks.inputs import DatasetRefs, Prepared, Source, open_prepared, open_source, read_rows
 from tasks.policy import stage_task
 from tasks.stage import Product, Run, StageResult, Work, run_stage
 from tasks.stage import Stage as StageIdentity
@@ -34,23 +34,22 @@ CAPTIONS = {
 @stage_task("report")
 def report(
     run: Run,
-    prepared: str,
-    latents: str,
+    data: DatasetRefs,
     models: list[str],
     volumes: list[str],
     datasets: list[str],
     metrics: list[str],
 ) -> StageResult:
     """`report` NAME: report.md and report.html of everything that a run made."""
-    inputs = (prepared, latents, *models, *volumes, *datasets, *metrics)
+    inputs = (data.source, data.prepared, data.latents, *models, *volumes, *datasets, *metrics)
     settings = {"config": run.config.model_dump(exclude={"runtime"})}
     stage = StageIdentity("report", __name__, "report", run.name, settings, inputs, run.seed)
 
     def make(work: Work) -> Product:
-        opened = open_prepared(work.catalog, prepared)
-        source = open_source(work.catalog, parent_of(work.catalog, prepared, "source"))
+        opened = open_prepared(work.catalog, data.prepared)
+        source = open_source(work.catalog, data.source)
         drawn_from = [parent for ref in volumes for parent in work.catalog.get(ref).parents if parent not in inputs]
-        artifacts = [work.catalog.get(ref) for ref in (source.artifact.ref.full, *inputs, *drawn_from)]
+        artifacts = [work.catalog.get(ref) for ref in (*inputs, *drawn_from)]
         written = write_report(_report(work, run, source, opened, artifacts), work.folder / "out")
         _distances_csv(work, artifacts)
         files = {str(path.relative_to(work.folder / "out")): path for path in _files(work.folder / "out")}

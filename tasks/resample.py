@@ -23,11 +23,11 @@ from gem3d_core.seeds import derive_seed
 from gem3d_core.volumes import write_nifti
 from tasks.informed import variants
 from tasks.inputs import (
+    DatasetRefs,
     Prepared,
     Source,
     open_prepared,
     open_source,
-    parent_of,
     read_label_slices,
     read_rows,
     read_slices,
@@ -104,7 +104,7 @@ class _Inputs:
 
 
 @stage_task("resample")
-def resample(run: Run, volume_model: str, latents: str, informed: str, masks: str, repeat: int) -> StageResult:
+def resample(run: Run, data: DatasetRefs, volume_model: str, informed: str, masks: str, repeat: int) -> StageResult:
     """`volumes` of one repeat, in the source geometry. A volume that is finished is not drawn again after a kill.
 
     `masks` is an input where edited masks are used; true masks stand in `prepared`.
@@ -118,19 +118,19 @@ def resample(run: Run, volume_model: str, latents: str, informed: str, masks: st
         "volumes",
         f"{run.name}-r{repeat}",
         {**settings, "repeat": repeat},
-        tuple(ref for ref in (volume_model, latents, informed, edited) if ref),
+        tuple(ref for ref in (data.source, data.prepared, data.latents, volume_model, informed, edited) if ref),
         run.seed,
     )
 
     def make(work: Work) -> Product:
-        prepared = open_prepared(work.catalog, parent_of(work.catalog, latents, "prepared"))
-        source = open_source(work.catalog, parent_of(work.catalog, latents, "source"))
+        prepared = open_prepared(work.catalog, data.prepared)
+        source = open_source(work.catalog, data.source)
         inputs = _Inputs(work.catalog, source, prepared, work.catalog.get(edited) if edited else None)
         entries, given_up = _entries(inputs, work.catalog.get(informed), repeat)
         if not entries:
             raise BadInput(f"no mask is left to draw a volume for: every edit was given up ({'; '.join(given_up[:3])})")
         with accelerator(config) as device:
-            model = open_volume_model(work.catalog, volume_model, latents, config, device)
+            model = open_volume_model(work.catalog, volume_model, data.latents, config, device)
             _draw_all(work, model, inputs, entries, run, repeat)
         return _product(work, entries, given_up, {"model": volume_model, "informed": informed, "masks": edited})
 
@@ -233,7 +233,7 @@ def _write(folder: Path, inputs: _Inputs, entry: _Entry, drawn: Drawn, seed: int
 
 
 def _product(work: Work, entries: list[_Entry], given_up: list[str], models: dict[str, str | None]) -> Product:
-    table = _table(work, entries)
+    table = _table(work, entries).assign(**models).astype({"masks": "string"})
     table.to_parquet(work.folder / "volumes.parquet")
     files = {"volumes.parquet": work.folder / "volumes.parquet"}
     for entry in entries:
@@ -244,7 +244,7 @@ def _product(work: Work, entries: list[_Entry], given_up: list[str], models: dic
             f"none of {len(table)} volumes holds an image ({table['rejected_because'].iloc[0]}): train longer"
         )
     meta = {"volumes": len(entries), "rejected": int((~table["accepted"]).sum()), "given_up": given_up}
-    return Product(files, meta, {"volumes": table.assign(**models).astype({"masks": "string"})})
+    return Product(files, meta, {"volumes": table})
 
 
 def _table(work: Work, entries: list[_Entry]) -> "pd.DataFrame":

@@ -4,7 +4,6 @@ A stage is identified by its name, the versions of its inputs, the part of the c
 and its code version. What is already in the catalog under that key is not made again.
 """
 
-import fcntl
 import hashlib
 import json
 import threading
@@ -132,15 +131,14 @@ def run_stage(run: Run, stage: Stage, make: Callable[[Work], Product]) -> StageR
     if run.dry:
         raise WouldRun(stage.name)
 
-    # an uncached run must not pick up what an earlier one left unfinished, but must survive its own kill
-    scratch = key if run.use_cache else hashlib.sha256(f"{key}{run.run_id}".encode()).hexdigest()
-    folder = catalog.scratch(scratch)
-    with _alone(folder):
+    # an uncached run takes nothing over from a cached one, but goes on where one like it was killed
+    scratch = key if run.use_cache else hashlib.sha256(f"{key} anew".encode()).hexdigest()
+    with catalog.work.hold(scratch) as folder:
         # another process may have made it while this one waited for the folder
         found = catalog.find(key) if run.use_cache else None
         if found is None:
             found = _make(run, stage, make, Work(catalog, folder, Nothing()), key, settings, parents)
-        catalog.clear_scratch(scratch)
+        catalog.work.clear(scratch)
     return StageResult(stage=stage.name, ref=found.ref.full, seconds=time.monotonic() - began, cached=False)
 
 
@@ -168,15 +166,6 @@ def _make(
         seed=stage.seed,
         key=key,
     )
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold a scratch folder alone, waiting for another process that works in it; a kill releases it."""
-    with (folder / "lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        folder.mkdir(exist_ok=True)  # the one that was waited for clears the folder when it is done
-        yield
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from gem3d_core.launch import Job, train_job, train_job_in_processes
 from gem3d_core.settings import TrainSpec, UNetSpec
 from gem3d_core.training import Trained
 from tasks.configuration import store_configuration
-from tasks.inputs import open_prepared, parent_of
+from tasks.inputs import read_rows
 from tasks.latents import open_codec
 from tasks.policy import accelerator, stage_task, training_processes
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
@@ -106,8 +106,9 @@ def _facts(run: Run, plan: _Plan, work: Work, latents: str) -> NetworkFacts:
 
 def _training_files(catalog: Catalog, latents: str) -> dict[str, Path]:
     artifact = catalog.get(latents)
-    prepared = open_prepared(catalog, parent_of(catalog, latents, "prepared"))
-    return {case: catalog.path(artifact, f"latents/{case}.safetensors") for case in prepared.train}
+    index = read_rows(catalog.path(artifact, "index.parquet"))
+    train = sorted(str(row["case"]) for row in index if row["train"])
+    return {case: catalog.path(artifact, f"latents/{case}.safetensors") for case in train}
 
 
 def _product(

@@ -41,7 +41,7 @@ def s3_address(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty place for a catalog, on each kind of storage."""
     if request.param == "local":
-        return str(tmp_path / "catalog")
+        return str(tmp_path / "ein Katalog über #1?")  # what a person calls a folder
     found: str = request.getfixturevalue("s3_address")
     return found
 

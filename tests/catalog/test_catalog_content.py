@@ -202,14 +202,16 @@ def test_reading_an_empty_catalog_creates_nothing(tmp_path: Path) -> None:
 
 def test_scratch_lasts_until_it_is_cleared(local: Catalog) -> None:
     key = "ab" * 32
-    (local.scratch(key) / "step").write_text("12")
-    assert (local.scratch(key) / "step").read_text() == "12"
-    assert local.scratch(key).name == key[:32]
-    local.clear_scratch(key)
-    local.clear_scratch(key)
-    assert list(local.scratch(key).iterdir()) == []
-    with pytest.raises(Invalid, match="stage key"):
-        local.scratch("../x")
+    with local.work.hold(key) as folder:
+        (folder / "step").write_text("12")
+    with local.work.hold(key) as folder:
+        assert (folder / "step").read_text() == "12"
+        assert folder.name == key[:32]
+        local.work.clear(key)
+    local.work.clear(key)
+    assert not folder.exists()
+    with pytest.raises(Invalid, match="stage key"), local.work.hold("../x"):
+        pass
 
 
 def test_damage_is_found_by_verify_by_reading_and_mended_by_putting_again(local: Catalog, put: Put) -> None:
@@ -242,3 +244,20 @@ def test_a_forged_record_and_lost_rows_are_found(local: Catalog, put: Put) -> No
     report = local.verify()
     assert "does not have the content of its version" in report.corrupt[0]
     assert "0 of 1 rows" in report.missing[0]
+
+
+@pytest.mark.parametrize("table", ["artifacts", "metrics"])
+def test_a_damaged_table_is_named_by_verify_and_by_reading(local: Catalog, put: Put, table: str) -> None:
+    put(local, "model/m", {"w": b"1"}, tables={"metrics": pd.DataFrame({"metric": ["seconds"], "value": [1.0]})})
+    part = next((Path(local.address) / "tables" / table).glob("*.parquet"))
+    part.unlink()
+    (line,) = local.verify().corrupt
+    assert f"tables/{table} of {local.address} cannot be read" in line
+    assert "restore its folder from a backup" in line
+    with pytest.raises(Corrupt, match=f"tables/{table} of"):
+        local.table(table)
+
+
+def test_a_folder_that_a_delta_table_cannot_lie_in_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="% in its name"):
+        Catalog.open(tmp_path / "100%")

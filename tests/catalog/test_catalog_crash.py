@@ -114,7 +114,7 @@ def test_what_killed_writers_left_is_swept_after_a_day(local: Catalog, put: Put)
 def test_opening_a_catalog_loads_nothing_heavy(tmp_path: Path) -> None:
     heavy = ("torch", "prefect", "pandas", "pyarrow", "deltalake", "pydantic", "numpy", "gem3d_core", "configs")
     code = (
-        "import sys; from data_catalog import Catalog; c = Catalog.open(sys.argv[1]); c.scratch('k');"
+        "import sys; from data_catalog import Catalog; c = Catalog.open(sys.argv[1]); c.work.hold('k').__enter__();"
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True, check=True)

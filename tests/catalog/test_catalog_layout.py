@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -119,11 +121,41 @@ def test_an_export_overwrites_nothing(local: Catalog, dataset: Artifact, tmp_pat
 
 
 def test_working_folders_go_when_nothing_was_written_for_long(local: Catalog) -> None:
-    old, going_on = local.scratch("a" * 40), local.scratch("b" * 40)
-    (going_on / "checkpoint").write_text("new")
+    folders = {}
+    for key in ("a", "b", "c"):
+        with local.work.hold(key * 40) as folder:
+            folders[key] = folder
+    old, going_on, held = folders.values()
     month_ago = time.time() - 31 * 86400
-    for folder in (old, going_on):
-        os.utime(folder, (month_ago, month_ago))
-    assert local.clear_abandoned(days=30) == [old]
+    for path in (going_on, old / "checkpoint", held / "checkpoint"):
+        path.touch()
+        os.utime(path, (month_ago, month_ago))
+    (going_on / "checkpoint").write_text("new")
+    with local.work.hold("c" * 40):
+        assert local.work.clear_abandoned(days=30) == [old]
     assert not old.exists()
     assert (going_on / "checkpoint").exists()
+    assert local.work.clear_abandoned(days=30) == [held]
+
+
+def test_who_waits_for_a_folder_that_its_holder_removes_gets_a_new_one(local: Catalog) -> None:
+    held, order = threading.Event(), []
+
+    def first() -> None:
+        with local.work.hold("k") as folder:
+            (folder / "half").touch()
+            held.set()
+            time.sleep(0.2)
+            local.work.clear("k")
+            order.append("first")
+
+    def second() -> None:
+        assert held.wait(10)
+        with local.work.hold("k") as folder:
+            order.append("second")
+            assert [path.name for path in folder.iterdir()] == ["lock"]
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(first), pool.submit(second)]:
+            done.result()
+    assert order == ["first", "second"]

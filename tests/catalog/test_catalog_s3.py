@@ -44,7 +44,8 @@ def test_another_machine_fetches_and_verifies_the_bytes(
     assert path.read_bytes() == b"weights"
     assert path.is_relative_to(tmp_path / "other-machine")
     assert (there.view(artifact) / "w" / "2").read_bytes() == b"more"
-    assert there.scratch("key").is_relative_to(tmp_path / "other-machine")
+    with there.work.hold("key") as folder:
+        assert folder.is_relative_to(tmp_path / "other-machine")
 
 
 def test_remote_damage_is_found_and_mended(s3_address: str, elsewhere: Callable[[], Catalog], put: Put) -> None:
