@@ -12,7 +12,8 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     GEM3D_WEIGHTS=/weights
 
 RUN useradd --create-home --uid 1000 gem3d \
-    && install --directory --owner=gem3d --group=gem3d /catalog /scratch /data /weights
+    && install --directory --owner=gem3d --group=gem3d /catalog /scratch /data /weights \
+        /home/gem3d/.prefect
 
 WORKDIR /opt/gem3d
 

@@ -69,6 +69,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _set(tree: Tree, key: str, value: object) -> None:
+    if key == "profile":
+        raise BadInput(f"--set profile={value}: a profile is chosen by --profile, before anything is set")
     *sections, last = key.split(".")
     for depth, name in enumerate(sections):
         below = tree.setdefault(name, {})

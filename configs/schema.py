@@ -34,6 +34,11 @@ class Data(Section):
     """Use only the first so many cases, in sorted order; for trials."""
     split: SplitSpec = SplitSpec()
 
+    @field_validator("channel", mode="before")
+    @classmethod
+    def _number_of_yaml(cls, value: object) -> object:
+        return str(value) if type(value) is int else value
+
 
 class Masks(Section):
     """Stage 8, and which masks stage 9 uses."""

@@ -181,18 +181,27 @@ def resample(
     model: str,
     factor: Annotated[int, typer.Option(min=1, help="Datasets at 1x ... FACTORx.")] = 1,
     seed: Annotated[int | None, typer.Option(min=0, help="Of all draws; today's date when left out.")] = None,
+    overrides: Overrides = None,
     memory: Memory = None,
     catalog: CatalogOption = None,
     no_cache: NoCache = False,
     as_json: Json = False,
 ) -> None:
-    """New volumes from a trained volume model: a new version of the same datasets."""
+    """New volumes from a trained volume model, under the configuration that it was trained with: a new version of the
+    same datasets."""
 
     def prepare() -> "Callable[[], Summary]":
+        from configs import parse_overrides
         from flows.resample import ResampleParameters, resample_dataset
 
         parameters = ResampleParameters(
-            model=model, catalog=catalog, factor=factor, seed=seed, memory=memory, use_cache=not no_cache
+            model=model,
+            catalog=catalog,
+            factor=factor,
+            seed=seed,
+            memory=memory,
+            overrides=parse_overrides(overrides or []),
+            use_cache=not no_cache,
         )
         return partial(resample_dataset, parameters)
 

@@ -5,12 +5,13 @@ from uuid import uuid4
 
 from prefect import flow
 from prefect.runtime import flow_run
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from configs import change
 from data_catalog import Catalog
 from flows.ledger import Ledger, Summary
 from flows.parameters import catalog_address
+from gem3d_core.errors import BadInput
 from tasks.configuration import configuration_of_model
 from tasks.informed import informed
 from tasks.inputs import newest_volume_model, parent_of, refs_behind
@@ -30,6 +31,9 @@ class ResampleParameters(BaseModel):
     catalog: str | None = Field(None, description="Catalog folder or s3:// address; else GEM3D_CATALOG, else ./catalog")
     factor: int = Field(1, ge=1, description="Datasets at 1x ... factor x")
     memory: str | None = Field(None, description="Budget such as 8GiB: as many windows at once as fit")
+    overrides: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Changes to the configuration that the model was trained with"
+    )
     seed: int | None = Field(None, ge=0, description="Of all draws; else today's date (UTC), as YYYYMMDD")
     use_cache: bool = True
 
@@ -39,9 +43,11 @@ def resample_dataset(params: ResampleParameters = ResampleParameters()) -> Summa
     """Stages 7 to 10 with another seed, for a nightly schedule or by hand."""
     address = catalog_address(params.catalog)
     catalog = Catalog.open(address)
-    volume_model = params.model or newest_volume_model(catalog)
+    volume_model = catalog.get(params.model or newest_volume_model(catalog)).ref.full
+    _require_volume_model(catalog, volume_model)
     budget = {"runtime.memory": params.memory} if params.memory else {}
-    config = change(configuration_of_model(catalog, volume_model), {"factor": params.factor, **budget})
+    changes = {"factor": params.factor, **params.overrides, **budget}
+    config = change(configuration_of_model(catalog, volume_model), changes)
     run = Run(
         catalog=address,
         run_id=flow_run.id or uuid4().hex,
@@ -51,10 +57,17 @@ def resample_dataset(params: ResampleParameters = ResampleParameters()) -> Summa
         use_cache=params.use_cache,
     )
     ledger = Ledger(run)
-    _stages(run, ledger, catalog, catalog.get(volume_model).ref.full)
+    _stages(run, ledger, catalog, volume_model)
     summary = ledger.summary()
     show_summary(summary.model_dump())
     return summary
+
+
+def _require_volume_model(catalog: Catalog, ref: str) -> None:
+    artifact = catalog.get(ref)
+    if artifact.kind != "model" or artifact.meta.get("network") != "volume":
+        known = ", ".join(sorted({f"model/{a.name}" for a in catalog.ls("model") if a.meta.get("network") == "volume"}))
+        raise BadInput(f"{artifact.ref} is no volume model, which re-sampling needs; there is {known or 'none yet'}")
 
 
 def _stages(run: Run, ledger: Ledger, catalog: Catalog, volume_model: str) -> None:

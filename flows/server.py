@@ -19,6 +19,7 @@ from pathlib import Path
 
 from gem3d_core.errors import Gem3dError
 from gem3d_core.processes import end_with_parent
+from tasks.gpu import OWN_SERVER
 
 SECONDS_TO_START = 180
 SECONDS_TO_END = 10
@@ -41,10 +42,12 @@ def own_server() -> Iterator[Callable[[], None]]:
     with tempfile.TemporaryDirectory(prefix="gem3d-server-") as folder:
         log = Path(folder) / "server.log"
         process = _start(url, log)
+        os.environ[OWN_SERVER] = url
         try:
             with temporary_settings(updates={PREFECT_API_URL: url}):
                 yield partial(_wait_until_healthy, process, url, log)
         finally:
+            del os.environ[OWN_SERVER]
             _end(process)
 
 

@@ -2,6 +2,7 @@
 
 from prefect import flow
 
+from data_catalog import Catalog
 from flows.parameters import Settings, dataset_folder, open_run
 from tasks.downstream import arms_of, downstream
 from tasks.encode import encode
@@ -14,8 +15,19 @@ from tasks.preprocess import preprocess
 from tasks.publish import publish
 from tasks.report import report
 from tasks.resample import resample
-from tasks.stage import StageResult
+from tasks.stage import Run, StageResult
 from tasks.train import train_informed, train_slices, tune_volume
+
+
+def _exact(run: Run, *refs: str) -> list[str]:
+    """References with their versions: a name stands for the newest one now, and for no later one while a stage runs."""
+    catalog = Catalog.open(run.catalog)
+    return [catalog.get(ref).ref.full for ref in refs]
+
+
+def _exact_data(run: Run, data: DatasetRefs) -> DatasetRefs:
+    source, prepared, latents = _exact(run, data.source, data.prepared, data.latents)
+    return DatasetRefs(source=source, prepared=prepared, latents=latents)
 
 
 @flow(name="ingest", log_prints=False)
@@ -27,44 +39,51 @@ def ingest_flow(settings: Settings, skip_bad: bool = False) -> StageResult:  # n
 @flow(name="preprocess")
 def preprocess_flow(settings: Settings, source: str) -> StageResult:
     """Stage 2: source -> prepared."""
-    return preprocess(open_run(settings, source), source)
+    run = open_run(settings, source)
+    return preprocess(run, *_exact(run, source))
 
 
 @flow(name="encode")
 def encode_flow(settings: Settings, prepared: str) -> StageResult:
     """Stage 3: prepared -> latents."""
-    return encode(open_run(settings, prepared), prepared)
+    run = open_run(settings, prepared)
+    return encode(run, *_exact(run, prepared))
 
 
 @flow(name="train-slices")
 def train_slices_flow(settings: Settings, latents: str) -> StageResult:
     """Stage 4: latents -> model (slice)."""
-    return train_slices(open_run(settings, latents), latents)
+    run = open_run(settings, latents)
+    return train_slices(run, *_exact(run, latents))
 
 
 @flow(name="tune-volume")
 def tune_volume_flow(settings: Settings, latents: str, slice_model: str) -> StageResult:
     """Stage 5: latents, model (slice) -> model (volume)."""
-    return tune_volume(open_run(settings, latents), latents, slice_model)
+    run = open_run(settings, latents)
+    return tune_volume(run, *_exact(run, latents, slice_model))
 
 
 @flow(name="train-informed")
 def train_informed_flow(settings: Settings, latents: str) -> StageResult:
     """Stage 6: latents -> model (informed)."""
-    return train_informed(open_run(settings, latents), latents)
+    run = open_run(settings, latents)
+    return train_informed(run, *_exact(run, latents))
 
 
 @flow(name="generate-informed-slices")
 def informed_flow(settings: Settings, data: DatasetRefs, informed_model: str) -> list[StageResult]:
     """Stage 7: latents, model (informed) -> informed, one for each repeat."""
     run = open_run(settings, data.source)
-    return [informed(run, data, informed_model, repeat) for repeat in range(run.config.factor)]
+    data, (model,) = _exact_data(run, data), _exact(run, informed_model)
+    return [informed(run, data, model, repeat) for repeat in range(run.config.factor)]
 
 
 @flow(name="augment-masks")
 def masks_flow(settings: Settings, data: DatasetRefs) -> list[StageResult]:
     """Stage 8: prepared -> masks, one for each repeat."""
     run = open_run(settings, data.source)
+    data = _exact_data(run, data)
     return [masks(run, data, repeat) for repeat in range(run.config.factor)]
 
 
@@ -74,9 +93,11 @@ def resample_flow(
 ) -> list[StageResult]:
     """Stage 9: model (volume), informed, masks -> volumes, one for each repeat."""
     run = open_run(settings, data.source)
+    data, (model,) = _exact_data(run, data), _exact(run, volume_model)
+    pairs = zip(_exact(run, *informed), _exact(run, *masks), strict=True)
     return [
-        resample(run, data, volume_model, informed_ref, masks_ref, repeat)
-        for repeat, (informed_ref, masks_ref) in enumerate(zip(informed, masks, strict=True))
+        resample(run, data, model, informed_ref, masks_ref, repeat)
+        for repeat, (informed_ref, masks_ref) in enumerate(pairs)
     ]
 
 
@@ -84,6 +105,7 @@ def resample_flow(
 def publish_flow(settings: Settings, data: DatasetRefs, volumes: list[str]) -> list[StageResult]:
     """Stage 10: volumes -> datasets at 1x ... Kx, each holding the smaller ones."""
     run = open_run(settings, data.source)
+    data, volumes = _exact_data(run, data), _exact(run, *volumes)
     return [publish(run, data, volumes[:factor], factor) for factor in range(1, len(volumes) + 1)]
 
 
@@ -96,6 +118,8 @@ def evaluate_flow(
     models: slice, volume and informed, in this order. The report comes last.
     """
     run = open_run(settings, data.source)
+    data = _exact_data(run, data)
+    models, volumes, datasets = (_exact(run, *refs) for refs in (models, volumes, datasets))
     made = [fidelity(run, data, models[1], volumes)] if run.config.evaluate.fidelity else []
     made += [downstream(run, data, arm, dataset) for arm, dataset in arms_of(run, data.prepared, datasets).items()]
     return [*made, report(run, data, models, volumes, datasets, [result.ref for result in made])]

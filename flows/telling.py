@@ -1,5 +1,9 @@
 """What a person reads at the end of a run."""
 
+import os
+import shlex
+import shutil
+import sys
 from pathlib import Path
 
 from flows.ledger import Summary
@@ -44,12 +48,20 @@ def _next(summary: Summary) -> list[str]:
     models = [ref for ref in summary.artifacts if ref.startswith("model/") and "-volume@" in ref]
     if not models:
         return []
-    at = f" --catalog {summary.catalog}"
-    model = models[0].partition("@")[0]
+    at = f"--catalog {shlex.quote(summary.catalog)}"
+    model, program = models[0].partition("@")[0], shlex.quote(_program())
     return [
         "",
         "next",
-        f"  gem3d resample {model} --factor 1 --seed 7{at}",
-        f"  gem3d catalog lineage {_short(summary.artifacts[-1])}{at}",
-        f"  gem3d catalog verify{at}",
+        f"  {program} resample {model} --factor 1 --seed 7 {at}",
+        f"  {program} catalog lineage {_short(summary.artifacts[-1])} {at}",
+        f"  {program} catalog verify {at}",
     ]
+
+
+def _program() -> str:
+    """The command line as it can be called from here: its name where the shell finds it, else where it lies."""
+    if shutil.which("gem3d"):
+        return "gem3d"
+    beside = Path(sys.executable).with_name("gem3d")
+    return os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside)

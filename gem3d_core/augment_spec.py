@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gem3d_core.errors import BadInput
-
 
 @dataclass(frozen=True)
 class AugmentSpec:
@@ -16,7 +14,7 @@ class AugmentSpec:
     voxels towards the volume's centre (section 3); its abdomen edit: rotation of the whole mask only.
 
     `max_clipped` is the share of a label's voxels that a whole-mask edit may push over the volume's edge.
-    Raises BadInput for a probability outside [0, 1], a negative range, an unknown axis or no attempts.
+    Raises ValueError for a probability outside [0, 1], a negative range, an unknown axis or no attempts.
     """
 
     flip_probability: float = 0.5
@@ -40,4 +38,4 @@ class AugmentSpec:
 
     def _require(self, name: str, holds: bool, expected: str) -> None:  # noqa: FBT001 - a private check
         if not holds:
-            raise BadInput(f"mask augmentation: {name} = {getattr(self, name)!r}, expected {expected}")
+            raise ValueError(f"mask augmentation: {name} = {getattr(self, name)!r}, expected {expected}")

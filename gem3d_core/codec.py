@@ -165,20 +165,66 @@ class KL:
         (folder / "codec.json").write_text(json.dumps({"kind": "kl", "scale": self.scale}))
 
 
+PAPER_WIDTHS, PAPER_LAYERS = (128, 256, 512, 512), 2
+"""Of latent diffusion's KL-f8 (83.7 M parameters), the paper's codec."""
+
+
+def autoencoder(widths: tuple[int, ...], layers: int = 1) -> AutoencoderKL:
+    """A fresh one of latent diffusion's kind: three colours, four latent channels, a halving between two levels."""
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        block_out_channels=widths,
+        layers_per_block=layers,
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths),
+        norm_num_groups=min(32, widths[0]),
+    )
+
+
+def trained_widths(spec: CodecSpec) -> tuple[int, ...]:
+    """Of the autoencoder that is trained here."""
+    return (spec.base_channels, spec.base_channels, 2 * spec.base_channels, 2 * spec.base_channels)
+
+
+KL_FILES = ("config.json", "diffusion_pytorch_model*.safetensors")
+"""What an AutoencoderKL consists of, in a folder and on the hub."""
+
+
+def find_kl(weights: str, *, download: bool) -> Path:
+    """The folder of a pretrained AutoencoderKL: as named, or the newest snapshot of a hub id that can be had.
+
+    Raises NotAvailable when there is none.
+    """
+    if Path(weights).is_dir():
+        return Path(weights)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(weights, allow_patterns=list(KL_FILES), local_files_only=not download))
+    except (OSError, ValueError) as error:  # the hub's errors, and an id that cannot be one
+        raise _no_kl(weights, error) from error
+
+
 def open_kl(weights: str) -> KL:
     """A pretrained AutoencoderKL from a folder, the local hub cache or the hub.
 
     Raises NotAvailable when none of them has it.
     """
     try:
-        model = AutoencoderKL.from_pretrained(weights, low_cpu_mem_usage=False)
+        model = AutoencoderKL.from_pretrained(find_kl(weights, download=True), low_cpu_mem_usage=False)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise NotAvailable(
-            f"codec.weights={weights!r}: no AutoencoderKL in such a folder, in the hub cache or on the hub ({reason}). "
-            "Give a folder that holds config.json and its safetensors, or set codec.weights=train or codec.kind=haar"
-        ) from error
+        raise _no_kl(weights, error) from error
     return KL(model, float(model.config.scaling_factor))
+
+
+def _no_kl(weights: str, error: Exception) -> NotAvailable:
+    reason = " ".join(str(error).split())
+    return NotAvailable(
+        f"codec.weights={weights!r}: no AutoencoderKL in such a folder, in the hub cache or on the hub ({reason}). "
+        "Give a folder that holds config.json and its safetensors, or set codec.weights=train or codec.kind=haar"
+    )
 
 
 def load_codec(folder: Path, device: torch.device | str = "cpu") -> Codec:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from gem3d_core.checkpoints import NetworkFacts
+from gem3d_core.codec import autoencoder
 from gem3d_core.memory import Arguments, live_bytes, weight_bytes
 from gem3d_core.models import Network, build
 from gem3d_core.networks import POSITION_EMBEDDING, VolumeNetwork, count_parameters
@@ -60,6 +61,17 @@ def network_cost(facts: NetworkFacts, slices: int, latent_size: tuple[int, int])
         kept_bytes=max(0, sum(kept.values()) - weight_bytes(network)),
         held_bytes=live_bytes(network, lambda: _arguments(network, facts, slices, latent_size)),
     )
+
+
+def codec_flops(widths: tuple[int, ...], layers: int, slice_size: tuple[int, int]) -> tuple[float, float]:
+    """Operations of an autoencoder that encodes one slice (H, W), and of it decoding that slice again."""
+    with torch.device("meta"), torch.no_grad():
+        model = autoencoder(widths, layers)
+        with FlopCounterMode(display=False) as encoding:
+            z = model.encode(torch.zeros(1, 3, *slice_size)).latent_dist.mean
+        with FlopCounterMode(display=False) as decoding:
+            model.decode(z)
+    return float(encoding.get_total_flops()), float(decoding.get_total_flops())
 
 
 def _arguments(network: Network, facts: NetworkFacts, slices: int, latent_size: tuple[int, int]) -> Arguments:

@@ -13,7 +13,7 @@ from einops import repeat
 from torch import Tensor, nn
 
 from gem3d_core.checkpoints import load_checkpoint, optimiser_tensors, restore_optimiser, save_checkpoint
-from gem3d_core.codec import KL
+from gem3d_core.codec import KL, autoencoder, trained_widths
 from gem3d_core.errors import Gem3dError
 from gem3d_core.settings import CodecSpec
 from gem3d_core.stopping import Interrupted, terminated
@@ -40,7 +40,7 @@ def train_kl(
     Raises Gem3dError when loss or gradient is not finite, naming the step, and Interrupted after SIGTERM, once a
     checkpoint is written.
     """
-    model = _build(spec.base_channels, seed).to(device)
+    model = _build(spec, seed).to(device)
     run = _Run(model, seed)
 
     with terminated() as stop:
@@ -60,18 +60,10 @@ def train_kl(
     return codec
 
 
-def _build(width: int, seed: int) -> AutoencoderKL:
+def _build(spec: CodecSpec, seed: int) -> AutoencoderKL:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoencoderKL(
-            in_channels=3,
-            out_channels=3,
-            latent_channels=4,
-            block_out_channels=(width, width, 2 * width, 2 * width),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            norm_num_groups=min(32, width),
-        )
+        return autoencoder(trained_widths(spec))
 
 
 class _Run:

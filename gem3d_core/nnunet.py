@@ -242,8 +242,9 @@ def _check_labels(labels: Mapping[str, int | Sequence[int]], order: Sequence[int
     ids = sorted({i for value in labels.values() for i in ([value] if isinstance(value, int) else value)})
     if order is None and ids != list(range(len(labels))):
         raise BadInput(f"labels {dict(labels)}: nnU-Net trains on ids 0..{len(labels) - 1}; renumber the masks")
-    if order is not None and len(order) != len(labels) - 1:
-        raise BadInput(f"regions_class_order {list(order)}: expected one id for each of {len(labels) - 1} regions")
+    regions = [name for name, value in labels.items() if name != "ignore" and value not in (0, [0], (0,))]
+    if order is not None and len(order) != len(regions):
+        raise BadInput(f"regions_class_order {list(order)}: expected one id for each of {', '.join(regions)}")
 
 
 def _place_trainer(workspace: Workspace) -> None:

@@ -3,8 +3,6 @@
 from dataclasses import asdict, dataclass, field
 from typing import ClassVar, Literal
 
-from gem3d_core.errors import BadInput
-
 Modality = Literal["ct", "mri"]
 Fit = Literal["pad", "stretch"]
 Device = Literal["cpu", "cuda"]
@@ -32,10 +30,10 @@ class IntensitySpec:
         """Refuse windows that are empty."""
         low, high = self.ct_window
         if not low < high:
-            raise BadInput(f"ct_window {self.ct_window}: expected low < high, in HU")
+            raise ValueError(f"ct_window {self.ct_window}: expected low < high, in HU")
         low, high = self.mri_percentiles
         if not 0 <= low < high <= 100:
-            raise BadInput(f"mri_percentiles {self.mri_percentiles}: expected 0 <= low < high <= 100")
+            raise ValueError(f"mri_percentiles {self.mri_percentiles}: expected 0 <= low < high <= 100")
 
 
 @dataclass(frozen=True)
@@ -58,9 +56,9 @@ class SplitSpec:
     def __post_init__(self) -> None:
         """Refuse what cannot be carried out."""
         if not 0 < self.fraction < 1:
-            raise BadInput(f"split fraction {self.fraction}: expected a value between 0 and 1, such as 0.2")
+            raise ValueError(f"split fraction {self.fraction}: expected a value between 0 and 1, such as 0.2")
         if self.kind == "file" and not self.file:
-            raise BadInput("split by file: no file was named; give split.file")
+            raise ValueError("split by file: no file was named; give split.file")
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ class PrepareSpec:
     def __post_init__(self) -> None:
         """Refuse slices without voxels."""
         if min(self.slice_size) < 1:
-            raise BadInput(f"slice_size {self.slice_size}: expected two positive numbers (H, W)")
+            raise ValueError(f"slice_size {self.slice_size}: expected two positive numbers (H, W)")
 
 
 @dataclass(frozen=True)
@@ -116,9 +114,9 @@ class ArmSpec:
         for name in ("iterations", "epochs", "batch_size", "first_features", "max_features", "save_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise BadInput(f"{name} {value}: expected at least 1")
+                raise ValueError(f"{name} {value}: expected at least 1")
         if self.max_patch is not None and self.max_patch < SMALLEST_PATCH:
-            raise BadInput(f"max_patch {self.max_patch}: expected at least {SMALLEST_PATCH}")
+            raise ValueError(f"max_patch {self.max_patch}: expected at least {SMALLEST_PATCH}")
 
     def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""

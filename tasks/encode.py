@@ -8,12 +8,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from gem3d_core.codec import Codec, fit_haar, load_codec, open_kl, psnr
+from gem3d_core.codec import Codec, find_kl, fit_haar, load_codec, open_kl, psnr
 from gem3d_core.conditions import condition_channels, encode_mask
+from gem3d_core.errors import NotAvailable
 from gem3d_core.files import atomic
 from gem3d_core.kl_training import train_kl
 from gem3d_core.settings import ConditionSpec
-from tasks.inputs import Prepared, hash_files, open_prepared
+from tasks.inputs import Prepared, hash_folder, open_prepared
 from tasks.policy import accelerator, stage_task
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
 
@@ -27,8 +28,7 @@ PSNR = "psnr_db"
 def encode(run: Run, prepared: str) -> StageResult:
     """`latents` of a `prepared` dataset, with the codec; its reconstruction PSNR is the ceiling of quality."""
     config = run.config
-    weights = sorted(Path(config.codec.weights).rglob("*")) if Path(config.codec.weights).is_dir() else []
-    settings = {"codec": config.codec, "mask": config.condition.mask, "weights": hash_files(weights)}
+    settings = {"codec": config.codec, "mask": config.condition.mask, "weights": _weights(run)}
 
     def make(work: Work) -> Product:
         opened = open_prepared(work.catalog, prepared)
@@ -37,6 +37,19 @@ def encode(run: Run, prepared: str) -> StageResult:
             return _encode_all(work, opened, codec, config.condition)
 
     return run_stage(run, Stage("encode", __name__, "latents", run.name, settings, (prepared,), config.seed), make)
+
+
+def _weights(run: Run) -> dict[str, str]:
+    """Content hashes of a codec that others trained; downloaded first, so that the next run finds the same."""
+    spec = run.config.codec
+    if spec.kind == "haar" or spec.weights == "train":
+        return {}
+    try:
+        return hash_folder(find_kl(spec.weights, download=not run.dry))
+    except NotAvailable:
+        if run.dry:
+            return {}
+        raise
 
 
 def _codec(work: Work, prepared: Prepared, run: Run, device: str) -> Codec:

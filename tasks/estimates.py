@@ -9,9 +9,11 @@ from math import prod
 
 from configs import Config
 from gem3d_core.checkpoints import NetworkFacts
-from gem3d_core.costs import Cost, network_cost, network_flops
+from gem3d_core.codec import PAPER_LAYERS, PAPER_WIDTHS, trained_widths
+from gem3d_core.costs import Cost, codec_flops, network_cost, network_flops
 from gem3d_core.dataset import Dataset
 from gem3d_core.errors import BadInput
+from gem3d_core.kl_training import BATCH as KL_BATCH
 from gem3d_core.memory import OVERHEAD
 from gem3d_core.sampling import count_windows
 from gem3d_core.settings import UNetSpec
@@ -62,6 +64,8 @@ class Load:
     depths: dict[str, int]
     shapes: dict[str, tuple[int, ...]]
     train: tuple[str, ...]
+    patients: int
+    """Of the training cases."""
     labels: int
 
     @property
@@ -79,6 +83,13 @@ class Load:
         """Windows of all synthetic volumes."""
         n, h = self.config.condition.window, self.config.resample.overlap
         return self.volumes // max(1, len(self.train)) * count_windows((self.depths[c] for c in self.train), n, h)
+
+    @property
+    def paired_windows(self) -> int:
+        """Windows of the test volumes that are drawn for the paired scores."""
+        test = sorted(self.depths.keys() - set(self.train))[: self.config.evaluate.paired_cases]
+        n, h = self.config.condition.window, self.config.resample.overlap
+        return count_windows((self.depths[case] for case in test), n, h)
 
     @property
     def voxels(self) -> int:
@@ -105,7 +116,9 @@ def measure_load(dataset: Dataset, config: Config) -> Load:
     split = split_cases(sorted(kept), config.data.split, patients, quarantined=others)
     depths = {case: axial_depth(header) for case, header in kept.items()}
     shapes: dict[str, tuple[int, ...]] = {case: header.shape for case, header in kept.items()}
-    return Load(config, depths, shapes, split.train, len(dataset.label_ids))
+    return Load(
+        config, depths, shapes, split.train, len({patients[case] for case in split.train}), len(dataset.label_ids)
+    )
 
 
 def estimate(stage: StageName, load: Load) -> Estimate:
@@ -115,6 +128,8 @@ def estimate(stage: StageName, load: Load) -> Estimate:
             return _training(stage, load)
         case "generate-informed-slices":
             return _informed(load)
+        case "encode":
+            return _encoding(load)
         case "resample":
             return _resampling(load)
         case "evaluate":
@@ -126,16 +141,34 @@ def estimate(stage: StageName, load: Load) -> Estimate:
 def _handling(stage: StageName, load: Load) -> Estimate:
     """The stages that read, rearrange and write."""
     config, cases = load.config, len(load.depths)
-    pixels = load.slices * prod(config.prepare.slice_size)
     edited, published = config.factor * load.train_voxels, load.train_voxels * load.volumes / max(1, len(load.train))
     work, seconds = {
         "ingest": (f"{cases} cases checked", READ * load.voxels),
         "preprocess": (f"nnU-Net's plan; {cases} cases prepared", PLANNING + PREPARE * load.voxels),
-        "encode": (f"{load.slices} slices encoded ({config.codec.kind})", ENCODE * pixels),
         "augment-masks": (f"{config.factor * len(load.train)} masks edited", EDIT * edited),
         "publish": (f"datasets at 1x to {config.factor}x", WRITE * published),
     }[stage]
     return Estimate(work, seconds=seconds, memory_gib=_held(load))
+
+
+def _encoding(load: Load) -> Estimate:
+    """Every slice is encoded, and decoded again for the PSNR; an autoencoder may have to be trained first."""
+    config, spec = load.config, load.config.codec
+    pixels = load.slices * prod(config.prepare.slice_size)
+    work = f"{load.slices} slices encoded ({spec.kind})"
+    if spec.kind == "haar":
+        return Estimate(work, seconds=ENCODE * pixels, memory_gib=_held(load))
+    steps = spec.train_steps if spec.weights == "train" else 0
+    seen = load.slices + steps * KL_BATCH * (1 + BACKWARD)
+    seconds = ENCODE * pixels + seen * sum(_codec_flops(config)) / network_flops(config.runtime.device)
+    return Estimate(f"{steps} codec steps, {work}" if steps else work, steps, seconds, _held(load))
+
+
+def _codec_flops(config: Config) -> tuple[float, float]:
+    """Operations of encoding and of decoding one slice; one that others trained is taken to be of the paper's size."""
+    trained = config.codec.weights == "train"
+    widths, layers = (trained_widths(config.codec), 1) if trained else (PAPER_WIDTHS, PAPER_LAYERS)
+    return codec_flops(widths, layers, config.prepare.slice_size)
 
 
 def _held(load: Load) -> float:
@@ -163,8 +196,10 @@ def _training(stage: StageName, load: Load) -> Estimate:
 
 def _informed(load: Load) -> Estimate:
     """Donors' slices are picked; generated ones are drawn, one after the other in batches."""
-    config, work = load.config, f"{load.volumes} slices ({load.config.informed.mode})"
-    if config.informed.mode == "cross":
+    config = load.config
+    mode = config.informed.mode if load.patients > 1 else "generated"  # nobody else can be a donor
+    work = f"{load.volumes} slices ({mode})"
+    if mode == "cross":
         return Estimate(work, seconds=1.0 * config.factor, memory_gib=_held(load))
     spec = config.informed.sample
     cost = _cost(load, "position", config.position_unet, spec.batch)
@@ -174,15 +209,20 @@ def _informed(load: Load) -> Estimate:
 
 
 def _resampling(load: Load) -> Estimate:
-    spec = load.config.resample
-    cost = _cost(load, "volume", load.config.unet, load.config.condition.window)
-    steps = spec.steps * spec.resample
-    return Estimate(
-        f"{load.volumes} volumes, {load.windows} windows",
-        -(-load.windows // spec.batch) * steps,
-        load.windows * steps * cost.forward_flops / network_flops(load.config.runtime.device),
-        _inference(cost, spec.batch),
-    )
+    calls, seconds, memory = _drawing(load, load.windows)
+    return Estimate(f"{load.volumes} volumes, {load.windows} windows", calls, seconds, memory)
+
+
+def _drawing(load: Load, windows: int) -> tuple[int, float, float]:
+    """Network calls, seconds and GiB of drawing so many windows, and of decoding their slices."""
+    config, spec, n = load.config, load.config.resample, load.config.condition.window
+    cost = _cost(load, "volume", config.unet, n)
+    steps = (spec.steps - 1) * spec.resample + 1
+    operations = windows * steps * cost.forward_flops
+    if config.codec.kind == "kl":
+        operations += windows * n * _codec_flops(config)[1]
+    seconds = operations / network_flops(config.runtime.device)
+    return -(-windows // spec.batch) * steps, seconds, _inference(cost, spec.batch)
 
 
 def _inference(cost: Cost, batch: int) -> float:
@@ -193,17 +233,19 @@ def _inference(cost: Cost, batch: int) -> float:
 def _evaluation(load: Load) -> Estimate:
     """Fidelity of the first repeat and of the test volumes; nnU-Net on the true data and on each dataset."""
     config = load.config
-    work, seconds = "the report", PICTURES
+    work, seconds, calls = "the report", PICTURES, 0
     if config.evaluate.fidelity:
-        work, seconds = "fidelity", seconds + _fidelity_seconds(load)
+        windows = load.paired_windows
+        calls, drawing, _ = _drawing(load, windows) if windows else (0, 0.0, 0.0)
+        work, seconds = f"fidelity, {windows} windows", seconds + drawing + _fidelity_seconds(load)
     factors = config.evaluate.factors or range(1, config.factor + 1)
     if not config.evaluate.downstream or len(load.train) == len(load.depths):
-        return Estimate(work, seconds=seconds, memory_gib=_held(load))
+        return Estimate(work, calls, seconds, _held(load))
     per_factor = load.volumes // max(1, config.factor)
     sizes = [len(load.train), *(factor * per_factor for factor in factors)]
     seconds += sum(_arm_seconds(load, cases) for cases in sizes)
     work += f"; nnU-Net {len(sizes)} times, {config.evaluate.arm.epochs} epochs each"
-    return Estimate(work, seconds=seconds, memory_gib=max(_held(load), LIBRARIES + _arm_gib(load)))
+    return Estimate(work, calls, seconds, max(_held(load), LIBRARIES + _arm_gib(load)))
 
 
 def _fidelity_seconds(load: Load) -> float:

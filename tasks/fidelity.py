@@ -23,7 +23,7 @@ from gem3d_core.metrics.features import (
 from gem3d_core.metrics.fidelity import feature_moments, fid, lpips_distance, ms_ssim
 from gem3d_core.metrics.privacy import nearest_distances
 from tasks.fidelity_pictures import draw_comparisons, draw_distances
-from tasks.inputs import DatasetRefs, Prepared, hash_files, open_prepared, open_source
+from tasks.inputs import DatasetRefs, Prepared, hash_file, open_prepared, open_source
 from tasks.policy import accelerator, stage_task
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
 from tasks.synthetic import Row, Synthetic, accepted, draw_paired, open_synthetic
@@ -65,7 +65,7 @@ def fidelity(run: Run, data: DatasetRefs, volume_model: str, volumes: list[str])
         "paired_cases": config.evaluate.paired_cases,
         "resample": sampling_identity(config),
         "diffusion": config.diffusion,
-        "weights": hash_files([_weights_file(config, name) for name in (LPIPS_TRUNK, RADIMAGENET_FILE)]),
+        "weights": {name: _weights_hash(run, name) for name in _weights_of(config)},
     }
     inputs = (data.source, data.prepared, data.latents, volume_model, *volumes)
     stage = Stage("fidelity", __name__, "metrics", f"{run.name}-fidelity", settings, inputs, run.seed)
@@ -100,12 +100,20 @@ def weights_folder(config: Config) -> Path | None:
     return Path(named).expanduser().absolute() if named else None
 
 
-def _weights_file(config: Config, name: str) -> Path:
-    """Where weights are found; the bare name where they are not, which hashes to none."""
+def _weights_of(config: Config) -> list[str]:
+    """Files of weights that the configuration asks for; those of EfficientNet come with a package."""
+    return [LPIPS_TRUNK, *([RADIMAGENET_FILE] if config.evaluate.features == "radimagenet-resnet50" else [])]
+
+
+def _weights_hash(run: Run, name: str) -> str | None:
+    """Content hash of weights that others trained; None where there are none.
+
+    They are downloaded first where they can be, so that the next run finds what this one uses.
+    """
     try:
-        return find_weights(name, weights_folder(config))
+        return hash_file(find_weights(name, weights_folder(run.config), download=not run.dry))
     except NotAvailable:
-        return Path(name)
+        return None
 
 
 def _fid(

@@ -23,6 +23,7 @@ def ingest(run: Run, folder: str, *, skip_bad: bool = False) -> StageResult:
     dataset = open_dataset(
         Path(folder), channel=run.config.data.channel, patient_pattern=run.config.data.patient_pattern
     )
+    _check_labels(run.config.masks.augment.labels, dataset)
     settings = {"data": run.config.data.model_dump(exclude={"split"}), "files": _listing(dataset), "skip_bad": skip_bad}
 
     def make(work: Work) -> Product:
@@ -31,9 +32,18 @@ def ingest(run: Run, folder: str, *, skip_bad: bool = False) -> StageResult:
             dataset, lambda done, _total: work.progress.at(done), workers=run.config.runtime.workers
         )
         _refuse(dataset, facts, faults, skip_bad=skip_bad)
-        return _product(work, dataset, facts[: run.config.data.max_cases], faults)
+        return _product(work, dataset, facts, faults, run.config.data.max_cases)
 
     return run_stage(run, Stage("ingest", __name__, "source", run.name, settings), make)
+
+
+def _check_labels(moved: tuple[int, ...] | None, dataset: Dataset) -> None:
+    """Labels that stage 8 is to move, found out before hours of training."""
+    if unknown := sorted(set(moved or ()) - set(dataset.label_ids)):
+        raise BadInput(
+            f"masks.augment.labels names {unknown}, but the labels of {dataset.root} are {list(dataset.label_ids)}: "
+            "give --set masks.augment.labels=[...], or null for the whole mask"
+        )
 
 
 def _refuse(dataset: Dataset, facts: list[CaseFacts], faults: list[Fault], *, skip_bad: bool) -> None:
@@ -61,8 +71,12 @@ def _listing(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
-def _product(work: Work, dataset: Dataset, facts: list[CaseFacts], faults: list[Fault]) -> Product:
+def _product(
+    work: Work, dataset: Dataset, sound: list[CaseFacts], faults: list[Fault], max_cases: int | None
+) -> Product:
     import pandas as pd
+
+    facts, left_out = sound[:max_cases], sound[max_cases:] if max_cases else []
 
     _case_table(facts).to_parquet(work.folder / "cases.parquet")
     pd.DataFrame([asdict(f) for f in faults], columns=list(Fault.__annotations__)).to_parquet(
@@ -80,6 +94,7 @@ def _product(work: Work, dataset: Dataset, facts: list[CaseFacts], faults: list[
         "file_ending": dataset.file_ending,
         "licence": dataset.licence,
         "cases": len(facts),
+        "left_out": [case.case for case in left_out],
         "faults": len(faults),
     }
     files = {name: work.folder / name for name in ("cases.parquet", "faults.parquet", "dataset.json")}

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -214,15 +214,15 @@ def parent_of(catalog: Catalog, ref: str, kind: str) -> str:
     raise BadInput(f"{ref} does not descend from any {kind} in this catalog: give a reference that does")
 
 
-def hash_files(paths: Iterable[Path]) -> dict[str, str | None]:
-    """SHA-256 of files by name, none for one that is not there: what a stage reads from outside the catalog."""
-    found: dict[str, str | None] = {}
-    for path in paths:
-        found[path.name] = None
-        if path.is_file():
-            with path.open("rb") as stream:
-                found[path.name] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return found
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file that a stage reads from outside the catalog."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def hash_folder(folder: Path) -> dict[str, str]:
+    """SHA-256 of all files in a folder, by their paths within it; empty where there is no folder."""
+    return {str(path.relative_to(folder)): hash_file(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def dataset_path(catalog: Catalog, ref: str) -> Path:

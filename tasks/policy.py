@@ -1,4 +1,4 @@
-"""Retries, cache and the GPU slot of all tasks, in one place.
+"""Retries, cache and device of all tasks, in one place.
 
 Prefect's own result cache is off: the catalog decides what is done (tasks/stage.py). Nothing is retried by Prefect:
 a stage that failed goes on from its checkpoint when the same command is given again, and a fault that is in the
@@ -11,15 +11,12 @@ from typing import ParamSpec, TypeVar
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
-from prefect.concurrency.sync import concurrency
 
 from configs import Config
+from tasks.gpu import gpu_slot
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-GPU_SLOT = "gpu"
-"""Global concurrency limit; where none of this name exists, tasks are not held back."""
 
 
 def stage_task(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
@@ -47,5 +44,5 @@ def accelerator(config: Config) -> Iterator[str]:
         return
     # sample k is the same again on the same device, at the price of some speed
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    with concurrency(GPU_SLOT, occupy=1, strict=False):
+    with gpu_slot():
         yield device

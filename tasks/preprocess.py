@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from gem3d_core.files import atomic
 from gem3d_core.nnunet import Plans, RawCase, plan, write_raw
 from gem3d_core.split import Split, split_cases
 from gem3d_core.volumes import write_nifti
-from tasks.inputs import Source, SourceCase, hash_files, open_source
+from tasks.inputs import Source, SourceCase, hash_file, open_source
 from tasks.policy import stage_task
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
 
@@ -34,7 +34,7 @@ def preprocess(run: Run, source: str) -> StageResult:
     settings = {
         "prepare": run.config.prepare,
         "split": run.config.data.split,
-        "split_file": hash_files([Path(split_file)] if split_file else []),
+        "split_file": hash_file(Path(split_file)) if split_file and Path(split_file).is_file() else None,
     }
 
     def make(work: Work) -> Product:
@@ -51,9 +51,11 @@ def preprocess(run: Run, source: str) -> StageResult:
 
 
 def _quarantined(work: Work, source: Source) -> set[str]:
+    """Cases of the dataset that are not used, which a fold file may name all the same."""
     import pandas as pd
 
-    return set(pd.read_parquet(work.catalog.path(source.artifact, "faults.parquet"))["case"])
+    faulty = set(pd.read_parquet(work.catalog.path(source.artifact, "faults.parquet"))["case"])
+    return faulty | set(cast("list[str]", source.artifact.meta["left_out"]))
 
 
 def _plan(work: Work, source: Source, split: Split, processes: int) -> Plans:

@@ -80,9 +80,10 @@ class _Shown:
         sys.stderr.write(f"{time.strftime('%H:%M')} {text}, {left}\n")
 
     def _publish(self, done: int, note: str) -> None:
+        from httpx import HTTPError
         from prefect.artifacts import create_progress_artifact, update_progress_artifact
         from prefect.context import get_run_context
-        from prefect.exceptions import MissingContextError
+        from prefect.exceptions import MissingContextError, PrefectException
 
         self.updated = time.monotonic()
         try:
@@ -91,11 +92,14 @@ class _Shown:
             return
         percent = 100.0 * done / max(1, self.units)
         text = f"{self.what}: {done} of {self.units} {note}".strip()
-        if self.artifact is None:
-            artifact = create_progress_artifact(percent, key=self.stage, description=text)
-            self.artifact = artifact if isinstance(artifact, UUID) else None
-        else:
-            update_progress_artifact(self.artifact, percent, description=text)
+        try:
+            if self.artifact is None:
+                artifact = create_progress_artifact(percent, key=self.stage, description=text)
+                self.artifact = artifact if isinstance(artifact, UUID) else None
+            else:
+                update_progress_artifact(self.artifact, percent, description=text)
+        except (HTTPError, PrefectException) as error:  # a display that fails ends no training
+            sys.stderr.write(f"{self.stage}: progress could not be told to Prefect ({type(error).__name__}: {error})\n")
 
 
 @contextmanager

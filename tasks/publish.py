@@ -13,12 +13,13 @@ from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
 
 README = """# {title}
 
-SYNTHETIC images. No image in this dataset was acquired from a patient{mixed}.
+{nature}
 
-{volumes} volumes, {factor}x the {masks} training masks of {name}. Every image was drawn by a latent diffusion model
-(GEM-3D) that was trained on the training cases of {name}: it is conditioned on the mask and on one informed slice, and
-lies in the geometry (shape, spacing, affine) of the mask's source. `provenance.parquet` says for every volume which
-mask, edit, informed slice, start position, noise seed and model made it.
+{synthetic} synthetic volumes, drawn {factor} time(s) for each of the {masks} training masks of {name} or its edit; a
+volume that holds no image is left out. A latent diffusion model (GEM-3D) that was trained on the training cases of
+{name} drew them, each conditioned on a mask and on one informed slice, in the geometry (shape, spacing, affine) of the
+mask's source. `provenance.parquet` says for every volume which mask, edit, informed slice, start position, noise seed
+and model made it.
 
 - Channel: {channel}
 - Labels: {labels}
@@ -90,14 +91,14 @@ def _product(work: Work, source: Source, published: list[_Volume], folder: str, 
     import pandas as pd
 
     pd.DataFrame([_provenance(source, v.row) for v in published]).to_parquet(work.folder / "provenance.parquet")
-    (work.folder / "dataset.json").write_text(json.dumps(_dataset_json(source, folder, len(published)), indent=2))
+    (work.folder / "dataset.json").write_text(json.dumps(_dataset_json(source, folder, published), indent=2))
     (work.folder / "README.md").write_text(_readme(source, published, folder, factor, masks))
     files = {f"{folder}/{name}": work.folder / name for name in ("provenance.parquet", "dataset.json", "README.md")}
     for volume in published:
         files[f"{folder}/imagesTr/{volume.name}_0000.nii.gz"] = volume.image
         files[f"{folder}/labelsTr/{volume.name}.nii.gz"] = volume.label
     real = sum(v.row["mode"] == "real" for v in published)
-    meta = {"folder": folder, "factor": factor, "volumes": len(published), "real": real, "synthetic": True}
+    meta = {"folder": folder, "factor": factor, "volumes": len(published), "real": real, "synthetic": not real}
     return Product(files, meta)
 
 
@@ -115,16 +116,19 @@ def _provenance(source: Source, row: dict[str, object]) -> dict[str, object]:
     return {**told, "synthetic": row["mode"] != "real"}
 
 
-def _dataset_json(source: Source, folder: str, count: int) -> dict[str, object]:
+def _dataset_json(source: Source, folder: str, published: list[_Volume]) -> dict[str, object]:
+    real = sum(v.row["mode"] == "real" for v in published)
+    drawn = "Synthetic images drawn by GEM-3D for the masks of a source dataset; see README.md"
+    mixed = f"{real} images of patients, and synthetic images drawn by GEM-3D; not private; see README.md"
     described: dict[str, object] = {
         "name": folder.partition("_")[2],
         "channel_names": {"0": source.channel},
         "labels": plain_labels(source.labels),
-        "numTraining": count,
+        "numTraining": len(published),
         "file_ending": ".nii.gz",
         "licence": source.artifact.meta["licence"],
-        "description": "Synthetic images drawn by GEM-3D for the masks of a source dataset; see README.md",
-        "synthetic": True,
+        "description": mixed if real else drawn,
+        "synthetic": not real,
     }
     if source.regions_class_order:
         described["regions_class_order"] = list(source.regions_class_order)
@@ -133,11 +137,11 @@ def _dataset_json(source: Source, folder: str, count: int) -> dict[str, object]:
 
 def _readme(source: Source, published: list[_Volume], folder: str, factor: int, masks: int) -> str:
     real = sum(v.row["mode"] == "real" for v in published)
-    mixed = f", except the {real} whose id begins with `real_`: this dataset is mixed and not private" if real else ""
+    mixed = f"MIXED: the {real} images whose id begins with `real_` are of patients. This dataset is not private."
     return README.format(
         title=folder,
-        mixed=mixed,
-        volumes=len(published),
+        nature=mixed if real else "SYNTHETIC images. No image in this dataset was acquired from a patient.",
+        synthetic=len(published) - real,
         factor=factor,
         masks=masks,
         name=source.artifact.name,

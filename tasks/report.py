@@ -8,6 +8,7 @@ from typing import cast
 
 import numpy as np
 
+from configs import Config, Runtime, change
 from data_catalog import Artifact, Catalog
 from gem3d_core.check import Fault
 from gem3d_core.metrics.fidelity import PLANES, Fid, Plane
@@ -22,6 +23,9 @@ from tasks.inputs import DatasetRefs, Prepared, Source, open_prepared, open_sour
 from tasks.policy import stage_task
 from tasks.stage import Product, Run, StageResult, Work, run_stage
 from tasks.stage import Stage as StageIdentity
+
+LOSSLESS_DB = 100.0
+"""PSNR from which on a codec loses nothing but float32's last digits."""
 
 CAPTIONS = {
     "training.png": "Real training volumes and, beneath each, a new volume for its mask",
@@ -87,11 +91,20 @@ def _report(work: Work, run: Run, source: Source, prepared: Prepared, artifacts:
         stages=tuple(_stage(catalog, a) for a in artifacts),
         tables=(*_fidelity_tables(catalog, run, prepared, measured), *([downstream_table(arms)] if arms else [])),
         pictures=tuple(_pictures(work, artifacts)),
-        configuration=as_yaml(run.config),
+        configuration=as_yaml(_told(run.config)),
         provenance={
             a.ref.full: f"made by code {a.code_version[:12]}, configuration {a.config_hash[:12]}" for a in artifacts
         },
     )
+
+
+def _told(config: Config) -> Config:
+    """The configuration without what belongs to one machine: where and how fast it ran, and where files lay."""
+    file = config.data.split.file
+    changes: dict[str, object] = {"runtime": Runtime().model_dump()}
+    changes |= {"data.split.file": Path(file).name} if file else {}
+    weights = Path(config.codec.weights)
+    return change(config, changes | ({"codec.weights": weights.name} if weights.is_absolute() else {}))
 
 
 def _verdict(arms: Mapping[str, list[CaseOverlap]]) -> str:
@@ -125,9 +138,17 @@ def _summary(artifacts: list[Artifact], prepared: Prepared) -> dict[str, Cell]:
         "training masks": len(prepared.train),
         "volumes drawn": drawn,
         "volumes rejected": rejected,
+        **_ceiling(artifacts),
         **published,
         "outlines": ", ".join(f"{kind}: {n}" for kind, n in _counts(prepared).items()),
     }
+
+
+def _ceiling(artifacts: list[Artifact]) -> dict[str, Cell]:
+    """What the codec loses cannot come back."""
+    (psnr,) = (cast("float", a.meta["psnr_db"]) for a in artifacts if a.kind == "latents")
+    exact = psnr >= LOSSLESS_DB
+    return {"codec's reconstruction, the ceiling of quality": "exact" if exact else f"{psnr:.1f} dB PSNR"}
 
 
 def _counts(prepared: Prepared) -> dict[str, int]:

@@ -132,6 +132,8 @@ def _product(
         "condition": asdict(config.condition),
         "diffusion": asdict(config.diffusion),
     }
-    speed = (len(losses) - trained.resumed_at) / max(trained.seconds, 1e-9)
-    metrics = pd.DataFrame([{"group": "training", "metric": "steps per second", "value": speed}])
-    return Product(files, meta, {"losses": table.assign(stage=plan.stage), "metrics": metrics})
+    tables = {"losses": table.assign(stage=plan.stage)}
+    if here := len(losses) - trained.resumed_at:  # a run that was killed at its last step has no pace to tell
+        speed = here / max(trained.seconds, 1e-9)
+        tables["metrics"] = pd.DataFrame([{"group": "training", "metric": "steps per second", "value": speed}])
+    return Product(files, meta, tables)

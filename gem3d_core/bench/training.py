@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DModel
+from diffusers import UNet2DModel
 from torch import Tensor
 
 from gem3d_core.batches import LatentCase, draw_windows
 from gem3d_core.bench.effort import watched
 from gem3d_core.checkpoints import NetworkFacts
-from gem3d_core.codec import KL
+from gem3d_core.codec import KL, PAPER_LAYERS, PAPER_WIDTHS, autoencoder
 from gem3d_core.denoise import Conditions, predict_slices
 from gem3d_core.models import Training, build, train_slice_model
 from gem3d_core.schedule import Schedule, make_schedule
@@ -96,15 +96,7 @@ def paper_codec(device: torch.device) -> KL:
     """An autoencoder of latent diffusion's KL-f8 shape (83.7 M parameters) with random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = AutoencoderKL(
-            in_channels=3,
-            out_channels=3,
-            latent_channels=4,
-            block_out_channels=(128, 256, 512, 512),
-            layers_per_block=2,
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-        )
+        model = autoencoder(PAPER_WIDTHS, PAPER_LAYERS)
     return KL(model.to(device), PAPER_SCALE)
 
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from configs import Config, load, parse_overrides, profile_names
+from configs import Config, change, load, parse_overrides, profile_names
 from gem3d_core.errors import BadInput
 
 EVERY = ["abdomen-paper", "brats-paper", "demo", "hippocampus-cpu", "hippocampus-gpu", "smoke"]
@@ -236,3 +236,33 @@ def test_profiles_name_no_section_twice(profile: str) -> None:
     text = (PROFILES / f"{profile}.yaml").read_text()
     keys = [line.partition(":")[0] for line in text.splitlines() if line[:1].isalpha()]
     assert len(keys) == len(set(keys)) == len(yaml.safe_load(text))
+
+
+def test_a_channel_may_be_given_as_a_number() -> None:
+    assert load("smoke", parse_overrides(["data.channel=0"])).data.channel == "0"
+    assert load("smoke", parse_overrides(["data.channel=T1"])).data.channel == "T1"
+
+
+def test_the_profile_is_not_one_of_the_things_to_set() -> None:
+    with pytest.raises(BadInput, match="chosen by --profile"):
+        load("smoke", {"profile": "brats-paper"})
+
+
+def test_faults_of_every_section_are_named_with_their_keys() -> None:
+    wrong = {"evaluate.arm.max_features": 0, "masks.augment.attempts": 0, "resample.steps": 0, "runtime.memory": "8"}
+    with pytest.raises(BadInput) as refused:
+        load("smoke", wrong)
+    assert all(key.rpartition(".")[0] in str(refused.value) for key in wrong)
+
+
+def test_a_memory_budget_is_written_as_people_write_it() -> None:
+    assert load("smoke").runtime.memory_bytes is None
+    sizes = [load("smoke", {"runtime.memory": text}).runtime.memory_bytes for text in ("8GiB", "1.5 GiB", "512MiB")]
+    assert sizes == [8 * 2**30, 1.5 * 2**30, 512 * 2**20]
+
+
+def test_changing_keeps_the_rest() -> None:
+    before = load("smoke", {"resample.steps": 7})
+    after = change(before, {"factor": 2})
+    assert (after.factor, after.resample.steps) == (2, 7)
+    assert change(after, {"factor": before.factor}) == before

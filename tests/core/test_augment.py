@@ -195,7 +195,7 @@ def test_faulty_input_is_named() -> None:
         apply_edit(STILL, np.zeros(SHAPE, np.uint8), np.ones((2, 2, 2), bool), SPACING)
     with pytest.raises(BadInput, match="degrees"):
         Edit.from_dict({**STILL.to_dict(), "degrees": [1.0]})
-    with pytest.raises(BadInput, match="flip_probability"):
+    with pytest.raises(ValueError, match="flip_probability"):
         AugmentSpec(flip_probability=1.5)
-    with pytest.raises(BadInput, match="labels"):
+    with pytest.raises(ValueError, match="labels"):
         AugmentSpec(labels=(0,))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gem3d_core.codec import Haar, fit_haar, haar, inverse_haar, load_codec, open_kl, psnr
+from gem3d_core.codec import Haar, find_kl, fit_haar, haar, inverse_haar, load_codec, open_kl, psnr
 from gem3d_core.errors import BadInput, NotAvailable
 from gem3d_core.kl_training import train_kl
 from gem3d_core.settings import CodecSpec
@@ -135,6 +135,20 @@ def test_a_kl_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(NotAvailable, match="empty"):
         open_kl(str(tmp_path / "empty"))
+
+
+def test_a_kl_of_the_hub_is_found_in_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    place = tmp_path / "hub" / "models--someone--kl-f2"
+    trained = train_kl(TINY, phantoms(), 0, tmp_path / "checkpoints")
+    trained.save(place / "snapshots" / commit)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    found = find_kl("someone/kl-f2", download=False)
+    assert found == place / "snapshots" / commit
+    with pytest.raises(NotAvailable, match="someone/other"):
+        find_kl("someone/other", download=False)
 
 
 def test_an_unfinished_kl_folder_is_not_available(tmp_path: Path) -> None:

@@ -90,13 +90,16 @@ def test_a_finished_dataset_is_not_read_again(tmp_path: Path) -> None:
 
 
 def test_what_nnunet_cannot_train_on_is_refused(tmp_path: Path) -> None:
-    def write(cases: list[RawCase], labels: dict[str, int], order: list[int] | None = None) -> Path:
+    def write(cases: list[RawCase], labels: dict[str, int | list[int]], order: list[int] | None = None) -> Path:
         return write_raw(tmp_path, 9, "Bad", cases, labels=labels, channel_name="T1", regions_class_order=order)
 
     with pytest.raises(BadInput, match="renumber"):
         write([brain()], {"background": 0, "tumour": 4})
     with pytest.raises(BadInput, match="regions_class_order"):
         write([brain()], LABELS, [1])
+    ignoring = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
+    with pytest.raises(BadInput, match="one id for each of whole, core"):
+        write([brain()], ignoring, [1, 2, 3])
     with pytest.raises(BadInput, match="each name once"):
         write([brain(), brain()], LABELS)
     with pytest.raises(BadInput, match="expected a label map"):
@@ -162,7 +165,7 @@ def test_an_arm_changes_what_it_says_and_nothing_else(longest: int) -> None:
 
 @pytest.mark.parametrize(("field", "value"), [("epochs", 0), ("batch_size", 0), ("max_patch", 4)])
 def test_an_arm_that_cannot_be_trained_is_refused(field: str, value: int) -> None:
-    with pytest.raises(BadInput, match=f"{field} {value}"):
+    with pytest.raises(ValueError, match=f"{field} {value}"):
         ArmSpec(**{field: value})
 
 

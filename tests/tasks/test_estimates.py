@@ -14,7 +14,7 @@ CASES = tuple(f"case_{k}" for k in range(10))
 
 def _load(changes: dict[str, object] | None = None, *, cases: tuple[str, ...] = CASES, train: int = 8) -> Load:
     config = load("smoke", changes)
-    return Load(config, dict.fromkeys(cases, 20), dict.fromkeys(cases, (32, 40, 20)), cases[:train], 2)
+    return Load(config, dict.fromkeys(cases, 20), dict.fromkeys(cases, (32, 40, 20)), cases[:train], train, 2)
 
 
 def _seconds(stage: StageName, work: Load) -> float:
@@ -55,11 +55,26 @@ def test_generated_slices_cost_calls_of_a_network_and_picked_ones_none() -> None
     assert estimate("generate-informed-slices", _load({"informed.mode": "generated"})).network_calls > 0
 
 
+def test_one_patient_alone_has_no_donor() -> None:
+    alone = replace(_load(), patients=1)
+    assert "generated" in estimate("generate-informed-slices", alone).work
+    assert estimate("generate-informed-slices", alone).network_calls > 0
+
+
+def test_an_autoencoder_costs_more_than_a_wavelet_and_its_training_more_still() -> None:
+    there = _load({"codec.kind": "kl", "codec.weights": "someone/kl-f8"})
+    trained = _load({"codec.kind": "kl", "codec.weights": "train", "codec.train_steps": 50})
+    assert _seconds("encode", there) > 10 * _seconds("encode", _load())
+    assert _seconds("resample", there) > _seconds("resample", _load())
+    assert estimate("encode", trained).network_calls == 50
+
+
 def test_every_nnunet_counts_and_none_is_trained_without_test_cases() -> None:
     one = _load({"factor": 3, "evaluate.factors": [1]})
     three = _load({"factor": 3, "evaluate.factors": [1, 2, 3]})
     assert _seconds("evaluate", three) > _seconds("evaluate", one) + 50
     assert "nnU-Net 2 times" in estimate("evaluate", one).work
+    assert estimate("evaluate", one).network_calls > 0  # test volumes are drawn too
     untested = replace(one, train=CASES)
     assert "nnU-Net" not in estimate("evaluate", untested).work
     assert _seconds("evaluate", untested) < _seconds("evaluate", one) - 50
