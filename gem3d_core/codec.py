@@ -188,38 +188,17 @@ def trained_widths(spec: CodecSpec) -> tuple[int, ...]:
     return (spec.base_channels, spec.base_channels, 2 * spec.base_channels, 2 * spec.base_channels)
 
 
-KL_FILES = ("config.json", "diffusion_pytorch_model*.safetensors")
-"""What an AutoencoderKL consists of, in a folder and on the hub."""
-
-
-def find_kl(weights: str, *, download: bool) -> Path:
-    """The folder of a pretrained AutoencoderKL: as named, or the newest snapshot of a hub id that can be had.
-
-    Raises NotAvailable when there is none.
-    """
-    if Path(weights).is_dir():
-        return Path(weights)
-    from huggingface_hub import snapshot_download
-
+def open_kl(folder: Path) -> KL:
+    """A pretrained AutoencoderKL. Raises NotAvailable where the folder does not hold one."""
     try:
-        return Path(snapshot_download(weights, allow_patterns=list(KL_FILES), local_files_only=not download))
-    except (OSError, ValueError) as error:  # the hub's errors, and an id that cannot be one
-        raise _no_kl(weights, error) from error
-
-
-def open_kl(weights: str) -> KL:
-    """A pretrained AutoencoderKL from a folder, the local hub cache or the hub.
-
-    Raises NotAvailable when none of them has it.
-    """
-    try:
-        model = AutoencoderKL.from_pretrained(find_kl(weights, download=True), low_cpu_mem_usage=False)
+        model = AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False)
     except (OSError, ValueError) as error:
-        raise _no_kl(weights, error) from error
+        raise no_kl(str(folder), error) from error
     return KL(model, float(model.config.scaling_factor))
 
 
-def _no_kl(weights: str, error: Exception) -> NotAvailable:
+def no_kl(weights: str, error: Exception) -> NotAvailable:
+    """What to say, and to do, where there is no such autoencoder."""
     reason = " ".join(str(error).split())
     return NotAvailable(
         f"codec.weights={weights!r}: no AutoencoderKL in such a folder, in the hub cache or on the hub ({reason}). "

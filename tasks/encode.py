@@ -8,10 +8,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from gem3d_core.codec import Codec, find_kl, fit_haar, load_codec, open_kl, psnr
+from gem3d_core.codec import Codec, fit_haar, load_codec, open_kl, psnr
 from gem3d_core.conditions import condition_channels, encode_mask
 from gem3d_core.errors import NotAvailable
 from gem3d_core.files import atomic
+from gem3d_core.hub import find_kl
 from gem3d_core.kl_training import train_kl
 from gem3d_core.settings import ConditionSpec
 from tasks.inputs import Prepared, hash_folder, open_prepared
@@ -66,7 +67,7 @@ def _fit(work: Work, prepared: Prepared, run: Run, device: str) -> Codec:
     if spec.kind == "haar":
         return fit_haar(spec, _sample(prepared))
     if spec.weights != "train":
-        return open_kl(spec.weights)
+        return open_kl(find_kl(spec.weights, download=True))
 
     def show(step: int, loss: float) -> None:
         work.progress.at(step, f"loss {loss:.4f}")

@@ -20,6 +20,10 @@ from gem3d_core.volumes import Volume, read_file, read_label, read_volume, whole
 LabelIds = int | tuple[int, ...]
 
 
+CASES = "cases.parquet"
+"""File of a source, and of prepared data, with a row for every case."""
+
+
 class DatasetRefs(BaseModel):
     """References to one dataset as it was read, prepared and encoded.
 
@@ -111,7 +115,7 @@ class Source:
 def open_source(catalog: Catalog, ref: str) -> Source:
     """A `source` artifact."""
     artifact = catalog.get(ref)
-    rows = read_rows(catalog.path(artifact, "cases.parquet"))
+    rows = read_rows(catalog.path(artifact, CASES))
     cases = {}
     for row in rows:
         cases[str(row["case"])] = SourceCase(
@@ -193,7 +197,7 @@ def open_prepared(catalog: Catalog, ref: str) -> Prepared:
     """A `prepared` artifact."""
     artifact = catalog.get(ref)
     cases = {}
-    for row in read_rows(catalog.path(artifact, "cases.parquet")):
+    for row in read_rows(catalog.path(artifact, CASES)):
         case = PreparedCase(
             case=str(row["case"]),
             patient=str(row["patient"]),

@@ -13,7 +13,7 @@ from gem3d_core.geometry import Geometry, canonical_spacing, plan_geometry
 from gem3d_core.outline import bounding_box
 from gem3d_core.seeds import derive_seed
 from gem3d_core.volumes import write_nifti
-from tasks.inputs import DatasetRefs, Prepared, Source, open_prepared, open_source
+from tasks.inputs import CASES, DatasetRefs, Prepared, Source, open_prepared, open_source
 from tasks.policy import stage_task
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
 
@@ -28,8 +28,9 @@ def masks(run: Run, data: DatasetRefs, repeat: int) -> StageResult:
         "masks",
         f"{run.name}-r{repeat}",
         {"augment": config.masks.augment, "repeat": repeat},
-        (data.source, data.prepared),
+        (data.prepared,),
         run.seed,
+        files=((data.source, CASES),),
     )
 
     def make(work: Work) -> Product:

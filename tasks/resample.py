@@ -23,6 +23,7 @@ from gem3d_core.seeds import derive_seed
 from gem3d_core.volumes import write_nifti
 from tasks.informed import variants
 from tasks.inputs import (
+    CASES,
     DatasetRefs,
     Prepared,
     Source,
@@ -118,8 +119,9 @@ def resample(run: Run, data: DatasetRefs, volume_model: str, informed: str, mask
         "volumes",
         f"{run.name}-r{repeat}",
         {**settings, "repeat": repeat},
-        tuple(ref for ref in (data.source, data.prepared, data.latents, volume_model, informed, edited) if ref),
+        tuple(ref for ref in (data.prepared, data.latents, volume_model, informed, edited) if ref),
         run.seed,
+        files=((data.source, CASES),),
     )
 
     def make(work: Work) -> Product:

@@ -114,15 +114,18 @@ class Stage:
     inputs: tuple[str, ...] = ()
     """References to what it reads."""
     seed: int = 0
+    files: tuple[tuple[str, str], ...] = ()
+    """References of which it reads one file only, with the file: the rest of them may change."""
 
 
 def run_stage(run: Run, stage: Stage, make: Callable[[Work], Product]) -> StageResult:
     """The artifact of a stage: found in the catalog, or made and put there."""
     began = time.monotonic()
     catalog = Catalog.open(run.catalog)
-    parents = [catalog.get(ref) for ref in stage.inputs]
+    whole, parts = [catalog.get(ref) for ref in stage.inputs], [(catalog.get(ref), file) for ref, file in stage.files]
+    parents = whole + [part for part, _ in parts]
     settings = canonical(stage.settings)
-    key = _key(stage, settings, parents)
+    key = _key(stage, settings, [*(a.version for a in whole), *(a.files[file].sha256 for a, file in parts)])
 
     found = catalog.find(key) if run.use_cache else None
     if found is not None:
@@ -210,13 +213,13 @@ def canonical(settings: Mapping[str, object]) -> str:
     return json.dumps(plain, sort_keys=True, separators=(",", ":"))
 
 
-def _key(stage: Stage, settings: str, parents: list[Artifact]) -> str:
+def _key(stage: Stage, settings: str, inputs: list[str]) -> str:
     identity = {
         "stage": stage.name,
         "kind": stage.kind,
         "artifact": stage.artifact,
         "settings": settings,
-        "inputs": [parent.version for parent in parents],
+        "inputs": inputs,
         "seed": stage.seed,
         "code": code_version(stage.module),
     }

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gem3d_core.codec import Haar, find_kl, fit_haar, haar, inverse_haar, load_codec, open_kl, psnr
+from gem3d_core.codec import Haar, fit_haar, haar, inverse_haar, load_codec, open_kl, psnr
 from gem3d_core.errors import BadInput, NotAvailable
+from gem3d_core.hub import find_kl
 from gem3d_core.kl_training import train_kl
 from gem3d_core.settings import CodecSpec
 
@@ -116,7 +117,7 @@ def test_trained_kl_encodes_the_mean_and_round_trips_through_its_folder(tmp_path
     assert not any(p.requires_grad for p in codec.model.parameters())
 
     codec.save(tmp_path / "codec")
-    for again in (load_codec(tmp_path / "codec"), open_kl(str(tmp_path / "codec"))):
+    for again in (load_codec(tmp_path / "codec"), open_kl(tmp_path / "codec")):
         torch.testing.assert_close(again.encode(slices), z, atol=1e-6, rtol=0)
         torch.testing.assert_close(again.decode(z), decoded, atol=1e-6, rtol=0)
 
@@ -131,10 +132,10 @@ def test_kl_does_not_depend_on_its_batch(tmp_path: Path) -> None:
 
 def test_a_kl_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(NotAvailable, match=r"^codec.weights='.*no-such-folder.*config\.json.*codec\.kind=haar$"):
-        open_kl(str(tmp_path / "no-such-folder"))
+        find_kl(str(tmp_path / "no-such-folder"), download=False)
     (tmp_path / "empty").mkdir()
     with pytest.raises(NotAvailable, match="empty"):
-        open_kl(str(tmp_path / "empty"))
+        open_kl(tmp_path / "empty")
 
 
 def test_a_kl_of_the_hub_is_found_in_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +158,7 @@ def test_an_unfinished_kl_folder_is_not_available(tmp_path: Path) -> None:
     next(folder.glob("*.safetensors")).unlink()
     assert json.loads((folder / "codec.json").read_text())["kind"] == "kl"
     with pytest.raises(NotAvailable):
-        open_kl(str(folder))
+        open_kl(folder)
 
 
 @pytest.mark.parametrize("error", [0.5, 0.01])
