@@ -1,6 +1,6 @@
 """Measure `gem3d bench io` on volumes of real datasets and `gem3d bench catalog`: docs/results/io.md and io.json.
 
-Example: python benchmarks/files.py ../shared/data
+Example: python benchmarks/files.py ../data
 
 About three minutes on two cores.
 """
@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of the datasets")
     given = parser.parse_args()
-    facts = provenance([]) | {"command": "python benchmarks/files.py ../shared/data"}
+    facts = provenance([]) | {"command": "python benchmarks/files.py ../data"}
     numbers, sections = {}, [FILES]
     with tempfile.TemporaryDirectory() as folder:
         for title, (place, count, read) in SETS.items():

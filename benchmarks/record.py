@@ -1,8 +1,8 @@
 """Run `gem3d enhance` and keep its report in docs/results with all that says where the numbers come from.
 
 Examples:
-    python benchmarks/record.py ../shared/data/Task04_Hippocampus --profile hippocampus-cpu --factor 3
-    python benchmarks/record.py ../shared/data/Dataset113_BraTS2013 --profile smoke --name smoke-brats --numbers-only
+    python benchmarks/record.py ../data/Task04_Hippocampus --profile hippocampus-cpu --factor 3
+    python benchmarks/record.py ../data/Dataset113_BraTS2013 --profile smoke --name smoke-brats --numbers-only
 
 The run can be stopped and started again; what is finished stays in the catalog.
 """

@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from importlib.metadata import distributions
 from pathlib import Path
 
 from gem3d_core.errors import Gem3dError
@@ -24,6 +25,8 @@ from tasks.gpu import OWN_SERVER
 SECONDS_TO_START = 180
 SECONDS_TO_END = 10
 LAST_LINES = 20
+SHADOWING = ("argparse", "unittest2", "traceback2", "linecache2")
+"""Backports from PyPI that hide modules of the standard library."""
 
 
 @contextmanager
@@ -75,8 +78,16 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-LAST_LINES:])
     raise Gem3dError(
         f"Prefect's server did not start within {SECONDS_TO_START} s (exit code {process.poll()}): start one yourself "
-        f"with `prefect server start` and set PREFECT_API_URL. The end of its log:\n{tail}"
+        f"with `prefect server start` and set PREFECT_API_URL. {_shadows()}The end of its log:\n{tail}"
     )
+
+
+def _shadows() -> str:
+    """What to do where packages that come with nnU-Net's requirements keep every server from starting."""
+    found = [name for name in SHADOWING if next(distributions(name=name), None)]
+    if not found:
+        return ""
+    return f"Installed {', '.join(found)} shadow(s) Python's own modules: `pip uninstall {' '.join(found)}`. "
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
