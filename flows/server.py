@@ -84,7 +84,7 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -
 
 def _shadows() -> str:
     """What to do where packages that come with nnU-Net's requirements keep every server from starting."""
-    found = [name for name in SHADOWING if next(distributions(name=name), None)]
+    found = [name for name in SHADOWING if any(distributions(name=name))]
     if not found:
         return ""
     return f"Installed {', '.join(found)} shadow(s) Python's own modules: `pip uninstall {' '.join(found)}`. "

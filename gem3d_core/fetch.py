@@ -28,7 +28,7 @@ Progress = Callable[[int, int | None], None]
 
 CHUNK = 1 << 20
 TIMEOUT = 60.0  # seconds without a byte
-ATTEMPTS = 5  # in a row that bring nothing new
+ATTEMPTS = 5
 PAUSE = 1.0  # seconds before the second attempt, doubled each time
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 
@@ -72,12 +72,15 @@ class _Part:
         self.note.unlink(missing_ok=True)
 
 
-def fetch(url: str, checksum: str | None, destination: Path, progress: Progress | None = None) -> Path:
+def fetch(
+    url: str, checksum: str | None, destination: Path, progress: Progress | None = None, *, attempts: int = ATTEMPTS
+) -> Path:
     """Download `url` to the file `destination`, going on from an earlier attempt; returns `destination`.
 
     checksum: hexadecimal, told apart by its length: SHA-256, or MD5 where a publisher states no better. A file that
     is already there and has the checksum (or, without one, is there at all) is not fetched again. `progress` is
-    called with the bytes present and the bytes expected (None where the server does not say).
+    called with the bytes present and the bytes expected (None where the server does not say). `attempts` is how often
+    in a row the connection may fail without bringing anything new.
 
     Raises BadInput for an address that is not http(s), a malformed checksum or an answer 4xx, Gem3dError where the
     connection keeps failing or the checksum is wrong.
@@ -87,7 +90,7 @@ def fetch(url: str, checksum: str | None, destination: Path, progress: Progress 
         return destination
     destination.parent.mkdir(parents=True, exist_ok=True)
     part = _Part(url, destination.with_name(f"{destination.name}.part"))
-    _download(part, progress)
+    _download(part, progress, attempts)
     if checksum is not None and (found := _digest(part.data, checksum)) != checksum.lower():
         part.drop()
         raise Gem3dError(
@@ -137,7 +140,7 @@ def _digest(path: Path, checksum: str) -> str:
         return hashlib.file_digest(stream, _algorithm(checksum)).hexdigest()
 
 
-def _download(part: _Part, progress: Progress | None) -> None:
+def _download(part: _Part, progress: Progress | None, attempts: int) -> None:
     """Attempts until the file is whole; one that brought something new does not count against the limit."""
     failures = 0
     while True:
@@ -146,7 +149,7 @@ def _download(part: _Part, progress: Progress | None) -> None:
             return _attempt(part, progress)
         except _Interrupted as error:
             failures = 1 if part.size() > before else failures + 1
-            if failures >= ATTEMPTS:
+            if failures >= attempts:
                 raise Gem3dError(
                     f"{part.url}: download ended after {part.size()} bytes ({error}); what arrived is kept, "
                     "run the same command again to go on"

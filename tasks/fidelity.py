@@ -181,7 +181,7 @@ def _paired_scores(
         return [], {"MS-SSIM": reason, "LPIPS": reason}
     values = [Value("MS-SSIM", PAIRED, s.case, ms_ssim(s.slices, prepared.image(s.case), s.outline)) for s in paired]
     try:
-        network = load_lpips(weights_folder(config), device)
+        network = load_lpips(weights_folder(config), device, download=False)
     except NotAvailable as missing:
         return values, {"LPIPS": str(missing)}
     for s in paired:

@@ -132,7 +132,7 @@ def _remedy(name: str) -> str:
 
 def _download(url: str, destination: Path) -> Path:
     try:
-        fetch(url, None, destination)
+        fetch(url, None, destination, attempts=1)  # asked for at every run: one without a network shall not wait
     except Gem3dError as error:
         remedy = _remedy(destination.name)
         raise NotAvailable(f"weights could not be downloaded ({error}); {remedy}") from error

@@ -225,18 +225,10 @@ def test_every_line_of_numbers_in_a_paper_profile_cites_its_source(profile: str)
     lines = (PROFILES / f"{profile}.yaml").read_text().splitlines()
     comments = "\n".join(line.partition("#")[2] for line in lines)
     assert comments.count("[paper") + comments.count("[release") >= 8
-    for section in (
-        "unet",
-        "position_unet",
-        "diffusion",
-        "condition",
-        "resample",
-        "informed",
-        "prepare",
-        "train_slices",
-    ):
+    sections = ("unet", "position_unet", "diffusion", "condition", "resample", "informed", "prepare", "train_slices")
+    for section in sections:
         k = next(k for k, line in enumerate(lines) if line.startswith(f"{section}:"))
-        assert any(tag in "".join(lines[k - 3 : k + 1]) for tag in ("[paper", "[release")), section
+        assert any(tag in "".join(lines[max(0, k - 3) : k + 1]) for tag in ("[paper", "[release")), section
     assert "of our own" in comments, "what neither states is marked"
 
 
