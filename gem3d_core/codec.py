@@ -151,10 +151,11 @@ class KL:
         return torch.cat(encoded).to(slices.device) * self.scale
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(N, c, h, w) -> (N, H, W): the mean of the output channels."""
-        with torch.no_grad():
+        """(N, c, h, w) -> (N, H, W): the mean of the output channels. On a GPU in bfloat16 where that is safe."""
+        on_gpu = self.model.device.type == "cuda"
+        with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
             parts = [
-                self.model.decode(part.to(self.model.device) / self.scale).sample.mean(dim=1)
+                self.model.decode(part.to(self.model.device) / self.scale).sample.float().mean(dim=1)
                 for part in torch.split(latents, self.batch)
             ]
         return torch.cat(parts).to(latents.device)

@@ -1,6 +1,9 @@
 """From masks and informed slices to volumes in slice space: encode, Algorithm 1, decode."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +19,8 @@ from gem3d_core.windows import plan_windows, start_slice, window_borders
 
 OUTSIDE = -1.0
 """Value outside the outline."""
+DECODED_AHEAD = 2
+"""Volumes that wait for being decoded before drawing waits for them."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,12 @@ def draw_volumes(
     spec: SampleSpec,
     on_windows: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Drawn]:
-    """Volumes in the order in which they finish; a recipe is read only when there is room for it."""
+    """Volumes in the order in which they finish; a recipe is read only when there is room for it.
+
+    A finished volume is decoded while the next windows are drawn, on a GPU on a stream of its own.
+    """
     flying: dict[str, Recipe] = {}
+    decoding: deque[Future[Drawn]] = deque()
 
     def requests() -> Iterator[VolumeRequest]:
         for recipe in recipes:
@@ -71,12 +80,25 @@ def draw_volumes(
 
     n = model.condition.window
     drawn = sample_volumes(model.network, requests(), model.schedule, spec, n, model.device, on_windows)
-    for name, latents in drawn:
-        recipe = flying.pop(name)
+    with ThreadPoolExecutor(1) as decoder:
+        for name, latents in drawn:
+            decoding.append(decoder.submit(_decoded, model, flying.pop(name), latents, spec.overlap))
+            while decoding and (decoding[0].done() or len(decoding) > DECODED_AHEAD):
+                yield decoding.popleft().result()
+        while decoding:
+            yield decoding.popleft().result()
+
+
+def _decoded(model: VolumeModel, recipe: Recipe, latents: Tensor, overlap: int) -> Drawn:
+    """A finished volume; latents (Z, c, h, w) are on the CPU, so that no stream waits for another."""
+    # torch gives streams no types
+    own_stream = torch.cuda.stream(torch.cuda.Stream()) if model.device.type == "cuda" else nullcontext()  # type: ignore[no-untyped-call]
+    with own_stream:
         slices = model.codec.decode(latents).clamp(-1, 1)
-        slices[~recipe.outline] = OUTSIDE
-        Z = len(slices)
-        yield Drawn(name, slices, window_borders(plan_windows(Z, n, spec.overlap, start_slice(recipe.p, Z)), Z))
+    slices[~recipe.outline] = OUTSIDE
+    Z = len(slices)
+    plan = plan_windows(Z, model.condition.window, overlap, start_slice(recipe.p, Z))
+    return Drawn(recipe.name, slices, window_borders(plan, Z))
 
 
 def _request(model: VolumeModel, recipe: Recipe) -> VolumeRequest:
