@@ -12,25 +12,19 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
-import torch
 from matplotlib.figure import Figure
 from provenance import ROOT, provenance
+from random_model import LABELS, random_model, random_recipes
 
-from configs import Config, load
+from configs import load
 from gem3d_core.bench.effort import watched
 from gem3d_core.bench.markdown import markdown
-from gem3d_core.checkpoints import NetworkFacts
-from gem3d_core.codec import fit_haar
-from gem3d_core.models import build
-from gem3d_core.networks import VolumeNetwork
 from gem3d_core.report import Column, Table
 from gem3d_core.resampling import Recipe, VolumeModel, draw_volumes
 from gem3d_core.sampling import count_windows
-from gem3d_core.schedule import make_schedule
 from gem3d_core.settings import SampleSpec
 
 STEPS = 5
-LABELS = (1, 2)
 RESULTS = ROOT / "docs" / "results"
 
 
@@ -83,40 +77,15 @@ def main() -> None:
 def measure(point: Point) -> Point:
     """Draw the point's volumes, after one window that sets the machine up."""
     config = load("hippocampus-cpu")
-    model = _model(config, point.size)
+    model = random_model(config, point.size)
     spec = replace(config.resample, steps=STEPS, precision="fp32")
-    _drain(model, _recipes(replace(point, Z=config.condition.window, volumes=1)), spec)
-    _, effort = watched(lambda: _drain(model, _recipes(point), spec), model.device)
+    _drain(model, random_recipes(config.condition.window, 1, point.size), spec)
+    _, effort = watched(lambda: _drain(model, random_recipes(point.Z, point.volumes, point.size), spec), model.device)
     windows = point.volumes * count_windows([point.Z], config.condition.window, spec.overlap)
     flying = min(point.volumes, spec.batch)
     pixels = flying * point.Z * point.size**2
     held = pixels * (4 + 4 + 8 + 1) + pixels * 4 * (len(LABELS) + 1) // model.codec.factor**2
     return replace(point, windows=windows, seconds=effort.seconds, peak_bytes=effort.peak_bytes, held_bytes=held)
-
-
-def _model(config: Config, size: int) -> VolumeModel:
-    codec = fit_haar(config.codec, torch.rand(8, size, size) * 2 - 1)
-    facts = NetworkFacts(
-        "volume", config.unet, codec.channels, len(LABELS) + 1, offset=True, window=config.condition.window
-    )
-    network = build(facts, 0)
-    assert isinstance(network, VolumeNetwork)
-    network.requires_grad_(False).eval()
-    return VolumeModel(network, codec, make_schedule(config.diffusion), config.condition, LABELS, torch.device("cpu"))
-
-
-def _recipes(point: Point) -> Iterator[Recipe]:
-    rng = torch.Generator().manual_seed(0)
-    shape = (point.Z, point.size, point.size)
-    for index in range(point.volumes):
-        yield Recipe(
-            name=str(index),
-            mask=torch.randint(3, shape, generator=rng),
-            outline=torch.ones(shape, dtype=torch.bool),
-            informed=torch.rand(shape[1:], generator=rng) * 2 - 1,
-            p=0.5,
-            seed=index,
-        )
 
 
 def _drain(model: VolumeModel, recipes: Iterator[Recipe], spec: SampleSpec) -> None:

@@ -1,0 +1,173 @@
+"""Re-sampling beside MONAI's MAISI at the same voxels: docs/results/maisi.{md,json}.
+
+Example: python benchmarks/maisi.py
+
+Both with random weights, since only time is compared: MAISI's latent diffusion UNet (widths 64 to 512) with 30
+rectified-flow steps and its autoencoder, without the ControlNet that a mask would need; ours as the profile
+hippocampus-cpu draws, mask and informed slice included. About five minutes on two cores.
+"""
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
+from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
+from monai.networks.schedulers import RFlowScheduler
+from provenance import ROOT, provenance
+from random_model import random_model, random_recipes
+from torch import Tensor
+
+from configs import load
+from gem3d_core.bench.effort import watched
+from gem3d_core.bench.markdown import markdown
+from gem3d_core.networks import count_parameters
+from gem3d_core.report import Column, Table
+from gem3d_core.resampling import draw_volumes
+from gem3d_core.sampling import count_windows
+
+STEPS = 30
+SIDES = (64, 128)
+VOLUMES = 4
+"""Of ours: as many as share batches; MAISI draws one at a time, as its memory allows."""
+LATENT_CHANNELS, LATENT_FACTOR = 4, 4
+RESULTS = ROOT / "docs" / "results"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One system on one volume of side^3 voxels."""
+
+    system: str
+    side: int
+    steps: int
+    parameters: int
+    network_calls: float
+    sampling_seconds: float
+    decoding_seconds: float
+    peak_bytes: int
+
+    @property
+    def microseconds_per_voxel(self) -> float:
+        """Sampling and decoding."""
+        return (self.sampling_seconds + self.decoding_seconds) / self.side**3 * 1e6
+
+
+def main() -> None:
+    """Measure both at every size, then write the table and the numbers."""
+    rows = [row for side in SIDES for row in (maisi(side), ours(side))]
+    facts = provenance([]) | {"command": f"python benchmarks/{Path(__file__).name}"}
+    told = [{**asdict(row), "microseconds_per_voxel": row.microseconds_per_voxel} for row in rows]
+    (RESULTS / "maisi.json").write_text(json.dumps({**facts, "rows": told}, indent=1) + "\n")
+    source = f"`{facts['command']}`, commit {facts['commit']}, {facts['machine']}, {facts['date']}."
+    (RESULTS / "maisi.md").write_text(f"# Beside MAISI\n\n{markdown(_table(rows))}\n\n{source}\n")
+    sys.stdout.write((RESULTS / "maisi.md").read_text())
+
+
+@torch.no_grad()
+def maisi(side: int) -> Row:
+    """One volume of side^3 voxels: latents of a quarter of the side."""
+    device = torch.device("cpu")
+    network = _network().eval()
+    decoder = _autoencoder().eval()
+    shape = (1, LATENT_CHANNELS, *(3 * [side // LATENT_FACTOR]))
+    network(torch.zeros(shape), torch.zeros(1), spacing_tensor=torch.ones(1, 3))
+    latents, sampling = watched(lambda: _flow(network, torch.randn(shape)), device)
+    decoded, decoding = watched(lambda: decoder.decode_stage_2_outputs(latents), device)
+    assert decoded.shape[2:] == 3 * (side,)
+    peak = max(sampling.peak_bytes, decoding.peak_bytes)
+    return Row("MAISI", side, STEPS, count_parameters(network), STEPS, sampling.seconds, decoding.seconds, peak)
+
+
+def _network() -> DiffusionModelUNetMaisi:
+    """The UNet of MAISI's rectified-flow model; flash attention needs a GPU."""
+    return DiffusionModelUNetMaisi(
+        spatial_dims=3,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        num_channels=[64, 128, 256, 512],
+        attention_levels=[False, False, True, True],
+        num_head_channels=[0, 0, 32, 32],
+        num_res_blocks=[2, 2, 2, 2],
+        use_flash_attention=False,
+        include_spacing_input=True,
+        resblock_updown=True,
+        include_fc=True,
+    )
+
+
+def _autoencoder() -> AutoencoderKlMaisi:
+    return AutoencoderKlMaisi(
+        spatial_dims=3,
+        in_channels=1,
+        out_channels=1,
+        latent_channels=LATENT_CHANNELS,
+        num_channels=[64, 128, 256],
+        num_res_blocks=[2, 2, 2],
+        norm_num_groups=32,
+        attention_levels=[False, False, False],
+        num_splits=1,
+        dim_split=1,
+    )
+
+
+def _flow(network: DiffusionModelUNetMaisi, x: Tensor) -> Tensor:
+    """Noise to latents along straight lines."""
+    scheduler = RFlowScheduler(
+        num_train_timesteps=1000, use_discrete_timesteps=False, use_timestep_transform=True, base_img_size_numel=64**3
+    )
+    scheduler.set_timesteps(STEPS, input_img_size_numel=x[0, 0].numel())
+    times = [*scheduler.timesteps.tolist(), 0.0]
+    for t, following in pairwise(times):
+        velocity = network(x, torch.tensor([t]), spacing_tensor=torch.ones(1, 3))
+        x, _ = scheduler.step(velocity, t, x, following)
+    return x
+
+
+def ours(side: int) -> Row:
+    """A volume of `side` slices (side, side), a mean over those that share batches."""
+    config = load("hippocampus-cpu")
+    model, spec = random_model(config, side), config.resample
+    for _ in draw_volumes(model, random_recipes(config.condition.window, 1, side), spec):
+        pass  # sets the machine up
+
+    def draw() -> None:
+        for _ in draw_volumes(model, random_recipes(side, VOLUMES, side), spec):
+            pass
+
+    _, effort = watched(draw, model.device)
+    calls = count_windows([side], config.condition.window, spec.overlap) * spec.steps
+    seconds = effort.seconds / VOLUMES
+    return Row("ours", side, spec.steps, count_parameters(model.network), calls, seconds, 0.0, effort.peak_bytes)
+
+
+def _table(rows: list[Row]) -> Table:
+    return Table(
+        title="Seconds of a volume of side x side x side voxels",
+        caption=(
+            f"Random weights, float32 or what each chooses by itself. MAISI: {STEPS} rectified-flow steps on latents "
+            "of a quarter of the side, then its autoencoder; without the ControlNet that a mask needs. Ours: the "
+            f"sampler of the profile hippocampus-cpu, {VOLUMES} volumes that share batches, with mask and informed "
+            "slice; its wavelet decodes within the sampling time. Calls are of one window (16 slices) or of the whole "
+            "volume (MAISI). Memory: peak above what the loaded model holds."
+        ),
+        n="one run of each row",
+        columns=(
+            Column("system"), Column("side", "voxels", digits=0), Column("parameters", "M", digits=1),
+            Column("steps", digits=0), Column("calls", "per volume", digits=0),
+            Column("sampling", "s per volume", "lower", 2), Column("decoding", "s per volume", "lower", 2),
+            Column("in all", "us per voxel", "lower", 2), Column("memory", "MiB", "lower", 0),
+        ),
+        rows=tuple(
+            (r.system, r.side, r.parameters / 1e6, r.steps, r.network_calls, r.sampling_seconds, r.decoding_seconds,
+             r.microseconds_per_voxel, r.peak_bytes / 2**20)
+            for r in rows
+        ),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

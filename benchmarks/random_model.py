@@ -1,0 +1,42 @@
+"""A volume model with random weights, for measurements in which only the arithmetic counts."""
+
+from collections.abc import Iterator
+
+import torch
+
+from configs import Config
+from gem3d_core.checkpoints import NetworkFacts
+from gem3d_core.codec import fit_haar
+from gem3d_core.models import build
+from gem3d_core.networks import VolumeNetwork
+from gem3d_core.resampling import Recipe, VolumeModel
+from gem3d_core.schedule import make_schedule
+
+LABELS = (1, 2)
+
+
+def random_model(config: Config, size: int) -> VolumeModel:
+    """The network of a profile on wavelet latents of (size, size) slices, on the CPU."""
+    codec = fit_haar(config.codec, torch.rand(8, size, size) * 2 - 1)
+    facts = NetworkFacts(
+        "volume", config.unet, codec.channels, len(LABELS) + 1, offset=True, window=config.condition.window
+    )
+    network = build(facts, 0)
+    assert isinstance(network, VolumeNetwork)
+    network.requires_grad_(False).eval()
+    return VolumeModel(network, codec, make_schedule(config.diffusion), config.condition, LABELS, torch.device("cpu"))
+
+
+def random_recipes(Z: int, volumes: int, size: int) -> Iterator[Recipe]:
+    """Volumes of Z slices (size, size) to draw, each begun in its middle."""
+    rng = torch.Generator().manual_seed(0)
+    shape = (Z, size, size)
+    for index in range(volumes):
+        yield Recipe(
+            name=str(index),
+            mask=torch.randint(3, shape, generator=rng),
+            outline=torch.ones(shape, dtype=torch.bool),
+            informed=torch.rand(shape[1:], generator=rng) * 2 - 1,
+            p=0.5,
+            seed=index,
+        )
