@@ -175,11 +175,15 @@ class Catalog:
     def lineage(self, ref: Artifact | Ref | str) -> list[tuple[int, Artifact | Ref]]:
         """The artifact (depth 0) and all it descends from, each once; a bare `Ref` is a parent not held here.
 
+        Of content that was put more than once the newest record tells the parents, but for an artifact that is given.
+
         Raises:
             NotFound, Ambiguous: as `get`.
         """
         start = self._exact(ref)
         known = {artifact.version: artifact for artifact in self.ls()}
+        if isinstance(ref, Artifact):
+            known[ref.version] = ref  # the same content may have been made more than once, from different parents
         if start.version not in known:
             raise NotFound(self._unknown(start, []))
         return lineage.upward(start.version, known)

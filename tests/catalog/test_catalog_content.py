@@ -261,3 +261,14 @@ def test_a_damaged_table_is_named_by_verify_and_by_reading(local: Catalog, put: 
 def test_a_folder_that_a_delta_table_cannot_lie_in_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Invalid, match="% in its name"):
         Catalog.open(tmp_path / "100%")
+
+
+def test_content_that_was_made_twice_has_the_parents_of_the_record_at_hand(local: Catalog, put: Put) -> None:
+    here, there = (put(local, "source/s", {"cases": place}, key=f"{place!r}") for place in (b"/here", b"/there"))
+    first, second = (
+        put(local, "prepared/p", {"x": b"same"}, key=f"p{source.version}", parents=[source.ref.full])
+        for source in (here, there)
+    )
+    assert first.version == second.version
+    assert [step.ref for _, step in local.lineage(first) if isinstance(step, Artifact)][1] == here.ref
+    assert [step.ref for _, step in local.lineage(first.ref) if isinstance(step, Artifact)][1] == there.ref
