@@ -88,8 +88,8 @@ class Runtime(Section):
     processes: int | None = Field(None, ge=1)
     """Processes that train a model together, one for each GPU; none: as many GPUs as can share a batch evenly."""
     memory: str | None = Field(None, pattern=r"^\d+(\.\d+)? ?[MG]iB$")
-    """Such as 8GiB: as many windows are drawn at once as fit into so much, of the GPU or the process; none:
-    resample.batch windows."""
+    """Such as 8GiB, of the GPU or of the process: as many windows are drawn at once as fit, and a training batch is
+    computed in as few pieces as fit. None: resample.batch windows, and training takes what it needs (at most a GPU)."""
     weights: str | None = None
     """Folder of weights that others trained; GEM3D_WEIGHTS when none."""
 

@@ -28,9 +28,7 @@ CatalogOption = Annotated[
     str | None, typer.Option("--catalog", help="Folder or s3:// address [GEM3D_CATALOG, else ./catalog].")
 ]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Such as resample.steps=10.")]
-Memory = Annotated[
-    str | None, typer.Option(metavar="SIZE", help="Budget of re-sampling, such as 8GiB: as many windows as fit.")
-]
+Memory = Annotated[str | None, typer.Option(metavar="SIZE", help="Budget such as 8GiB: as much at once as fits.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Make everything anew, whatever the catalog holds.")]
 
 

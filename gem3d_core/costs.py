@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gem3d_core.checkpoints import NetworkFacts
 from gem3d_core.codec import autoencoder
-from gem3d_core.memory import Arguments, live_bytes, weight_bytes
-from gem3d_core.models import Network, build
+from gem3d_core.memory import OVERHEAD, PROCESS_BYTES, Arguments, largest_batch, live_bytes, weight_bytes
+from gem3d_core.models import Network, TrainingPlan, build
 from gem3d_core.networks import POSITION_EMBEDDING, VolumeNetwork, count_parameters
 
 EFFICIENCY = 0.6
@@ -61,6 +61,22 @@ def network_cost(facts: NetworkFacts, slices: int, latent_size: tuple[int, int])
         kept_bytes=max(0, sum(kept.values()) - weight_bytes(network)),
         held_bytes=live_bytes(network, lambda: _arguments(network, facts, slices, latent_size)),
     )
+
+
+def plan_training(
+    facts: NetworkFacts, units: int, slices: int, latent_size: tuple[int, int], budget: float
+) -> TrainingPlan:
+    """How to train within a budget of bytes for the whole process.
+
+    units: windows or slices of this process's share of a batch, each of `slices` slices. The fewest equal pieces that
+    fit; where not even one unit does, one at a time with recomputation.
+    """
+    one, two = (network_cost(facts, count * slices, latent_size).training_bytes for count in (1, 2))
+    room = budget - PROCESS_BYTES
+    if OVERHEAD * one > room:
+        return TrainingPlan(units, recompute=True)
+    fitting = largest_batch(lambda count: one + (count - 1) * (two - one), room)
+    return TrainingPlan(next(k for k in range(1, units + 1) if units % k == 0 and units // k <= fitting))
 
 
 def codec_flops(widths: tuple[int, ...], layers: int, slice_size: tuple[int, int]) -> tuple[float, float]:

@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gem3d_core.batches import open_latents
+from gem3d_core.batches import LatentCase, open_latents
 from gem3d_core.checkpoints import NetworkFacts, facts_from
+from gem3d_core.costs import plan_training
 from gem3d_core.errors import Gem3dError
 from gem3d_core.files import atomic
-from gem3d_core.models import OnStep, Training, train_position_model, train_slice_model, tune_volume_model
+from gem3d_core.models import OnStep, Training, TrainingPlan, train_position_model, train_slice_model, tune_volume_model
 from gem3d_core.processes import end_with_parent
 from gem3d_core.ranks import ALONE, Ranks
 from gem3d_core.schedule import make_schedule
@@ -46,6 +47,8 @@ class Job:
     """The codec's weight of each latent channel."""
     slice_weights: str | None = None
     """Stage 1's weights; for stage 2."""
+    memory: float | None = None
+    """Bytes that a process may take, on its GPU or of its own; none: all of a GPU, and no limit on a CPU."""
 
     def write(self, path: Path) -> None:
         """Write JSON."""
@@ -68,8 +71,9 @@ class Job:
 
 def train_job(job: Job, device: torch.device, on_step: OnStep, ranks: Ranks = ALONE) -> Outcome:
     """Train here. Raises as `training.train` does."""
+    cases = open_latents({case: Path(file) for case, file in job.latents.items()}, job.facts.window)
     training = Training(
-        cases=open_latents({case: Path(file) for case, file in job.latents.items()}, job.facts.window),
+        cases=cases,
         schedule=make_schedule(job.diffusion),
         spec=job.spec,
         seed=job.seed,
@@ -78,6 +82,7 @@ def train_job(job: Job, device: torch.device, on_step: OnStep, ranks: Ranks = AL
         on_step=on_step,
         emphasis=None if job.emphasis is None else torch.tensor(job.emphasis),
         ranks=ranks,
+        plan=_plan(job, device, ranks, cases[0]),
     )
     if job.facts.kind == "slice":
         return train_slice_model(job.facts, training)
@@ -85,6 +90,19 @@ def train_job(job: Job, device: torch.device, on_step: OnStep, ranks: Ranks = AL
         return train_position_model(job.facts, training)
     assert job.slice_weights is not None
     return tune_volume_model(job.facts, Path(job.slice_weights), training)
+
+
+def _plan(job: Job, device: torch.device, ranks: Ranks, case: LatentCase) -> TrainingPlan:
+    """How a step is brought through the memory that there is."""
+    budget = job.memory
+    if budget is None and device.type == "cuda":
+        budget = float(torch.cuda.get_device_properties(device).total_memory)
+    if budget is None:
+        return TrainingPlan()
+    n, spec = job.facts.window, job.spec
+    slices = {"slice": min(spec.slices_per_window, n), "volume": n, "position": 1}[job.facts.kind]
+    height, width = case.image.shape[-2:]
+    return plan_training(job.facts, spec.batch // ranks.count, slices, (height, width), budget)
 
 
 def train_job_in_processes(job: Job, device: str, count: int, on_step: OnStep) -> Outcome:

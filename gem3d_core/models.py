@@ -18,7 +18,20 @@ from gem3d_core.networks import VolumeNetwork, position_network, slice_network
 from gem3d_core.ranks import ALONE, Ranks
 from gem3d_core.schedule import Schedule
 from gem3d_core.settings import TrainSpec
-from gem3d_core.training import Example, Trained, draw_timesteps, train
+from gem3d_core.training import Draw, Example, Trained, draw_timesteps, train
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How a batch is brought through a device's memory; the steps are the same, up to rounding.
+
+    pieces: of equal size, computed one after the other. recompute: activations are computed again in the backward
+    pass instead of kept.
+    """
+
+    pieces: int = 1
+    recompute: bool = False
+
 
 Network: TypeAlias = UNet2DModel | UNet2DConditionModel | VolumeNetwork
 OnStep = Callable[[int, float], None]
@@ -39,6 +52,7 @@ class Training:
     emphasis: Tensor | None = None
     """The codec's weight of each latent channel (c,)."""
     ranks: Ranks = ALONE
+    plan: TrainingPlan = TrainingPlan()
 
 
 def build(facts: NetworkFacts, seed: int) -> Network:
@@ -77,7 +91,7 @@ def train_slice_model(facts: NetworkFacts, training: Training) -> tuple[dict[str
     assert isinstance(network, UNet2DModel)
     spec, keep = training.spec, min(training.spec.slices_per_window, facts.window)
 
-    def draw(rng: torch.Generator) -> Example:
+    def draw(rng: torch.Generator) -> Iterator[Example]:
         batch = draw_windows(training.cases, spec.batch, facts.window, keep, rng)
         t = draw_timesteps(len(batch.clean), 1, training.schedule, rng)
         return _of_windows(training, network, batch, t, rng)
@@ -95,7 +109,7 @@ def tune_volume_model(
     with _seeded(training.seed):
         network = VolumeNetwork(slices, facts.unet, facts.window)
 
-    def draw(rng: torch.Generator) -> Example:
+    def draw(rng: torch.Generator) -> Iterator[Example]:
         n = facts.window
         batch = draw_windows(training.cases, training.spec.batch, n, n, rng)
         t = draw_timesteps(training.spec.batch, n, training.schedule, rng)
@@ -109,48 +123,55 @@ def train_position_model(facts: NetworkFacts, training: Training) -> tuple[dict[
     network = build(facts, training.seed)
     assert isinstance(network, UNet2DConditionModel)
 
-    def draw(rng: torch.Generator) -> Example:
+    def draw(rng: torch.Generator) -> Iterator[Example]:
         clean, p, names = draw_positions(training.cases, training.spec.batch, rng)
         t = draw_timesteps(len(clean), 1, training.schedule, rng)
 
         def bind(rows: slice) -> Predict:
             return predict_at_position(network, p[rows].to(training.device))
 
-        return _example(training, clean, t, names, bind, rng)
+        return _pieces(training, clean, t, names, bind, rng)
 
     return _run(network, dict(network.named_parameters()), draw, training)
 
 
 def _of_windows(
     training: Training, network: UNet2DModel | VolumeNetwork, batch: Batch, t: Tensor, rng: torch.Generator
-) -> Example:
+) -> Iterator[Example]:
     def bind(rows: slice) -> Predict:
         return predict_slices(network, batch.conditions.rows(rows, training.device))
 
-    return _example(training, batch.clean, t, batch.names, bind, rng)
+    return _pieces(training, batch.clean, t, batch.names, bind, rng)
 
 
-def _example(
+def _pieces(
     training: Training,
     clean: Tensor,
     t: Tensor,
     names: tuple[str, ...],
     bind: Callable[[slice], Predict],
     rng: torch.Generator,
-) -> Example:
-    """This rank's rows of a batch, on the device; the noise is drawn for all rows by every rank."""
+) -> Iterator[Example]:
+    """This rank's rows of a batch, piece by piece on the device; the noise is drawn for all rows by every rank."""
     eps = torch.randn(clean.shape, generator=rng)
-    rows, device = training.ranks.rows(len(clean)), training.device
+    mine, count, device = training.ranks.rows(len(clean)), training.plan.pieces, training.device
     emphasis = None if training.emphasis is None else training.emphasis.to(device)
-    return Example(clean[rows].to(device), eps[rows].to(device), t[rows].to(device), bind(rows), names, emphasis)
+    size = (mine.stop - mine.start) // count
+    for first in range(mine.start, mine.stop, size):
+        rows = slice(first, first + size)
+        x, e, s = (part[rows].to(device) for part in (clean, eps, t))
+        yield Example(x, e, s, bind(rows), names, emphasis, 1 / count)
 
 
 def _run(
-    network: nn.Module,
+    network: Network,
     parameters: dict[str, nn.Parameter],
-    draw: Callable[[torch.Generator], Example],
+    draw: Draw,
     training: Training,
 ) -> tuple[dict[str, Tensor], Trained]:
+    if training.plan.recompute:
+        unet = network.unet if isinstance(network, VolumeNetwork) else network
+        unet.enable_gradient_checkpointing()
     trained = train(
         network,
         parameters,

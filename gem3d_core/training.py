@@ -6,7 +6,7 @@ optimiser moments, the generator and the losses so far are in every checkpoint.
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,8 @@ from gem3d_core.stopping import Interrupted, terminated
 
 @dataclass(frozen=True)
 class Example:
-    """A batch ready for the loss: clean latents x_0 and noise eps (N, c, h, w), t (N,), and the prediction of x_t."""
+    """A piece of a batch, ready for the loss: clean latents x_0 and noise eps (N, c, h, w), t (N,), and how x_t is
+    predicted."""
 
     clean: Tensor
     eps: Tensor
@@ -33,10 +34,12 @@ class Example:
     names: tuple[str, ...]
     emphasis: Tensor | None = None
     """Weight of each latent channel's squared error, (c,); none: all alike."""
+    share: float = 1.0
+    """Of the batch; those of its pieces add up to 1."""
 
 
-Draw = Callable[[torch.Generator], Example]
-"""Draws the next example, taking all randomness from the generator."""
+Draw = Callable[[torch.Generator], Iterable[Example]]
+"""Draws the next batch, taking all randomness from the generator; its pieces are computed one after the other."""
 
 
 @dataclass(frozen=True)
@@ -113,16 +116,19 @@ class _Run:
 
     def step(self, draw: Draw, schedule: Schedule, device: torch.device, step: int) -> float:
         """One optimiser step; returns the loss."""
-        example = draw(self.rng)
-        with autocast(self.spec.precision, device):
-            loss = diffusion_loss(example, schedule)
-        value = self.ranks.mean(float(loss.detach()), device)
-        self._require_finite("the loss", value, step, example)
         self.optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        value, names = 0.0, dict[str, None]()
+        for piece in draw(self.rng):
+            with autocast(self.spec.precision, device):
+                loss = piece.share * diffusion_loss(piece, schedule)
+            torch.autograd.backward(loss)
+            value += float(loss.detach())
+            names |= dict.fromkeys(piece.names)
+        value = self.ranks.mean(value, device)
+        self._require_finite("the loss", value, step, names)
         self.ranks.average([p.grad for p in self.parameters.values() if p.grad is not None])
         norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), self.spec.clip))
-        self._require_finite("the gradient", norm, step, example)
+        self._require_finite("the gradient", norm, step, names)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.spec, step)
         self.optimiser.step()
@@ -131,11 +137,11 @@ class _Run:
         return value
 
     @staticmethod
-    def _require_finite(what: str, value: float, step: int, example: Example) -> None:
+    def _require_finite(what: str, value: float, step: int, names: Iterable[str]) -> None:
         """Stop before the weights are spoilt: a step on a gradient that is not finite would reach the checkpoint."""
         if not math.isfinite(value):
             raise Gem3dError(
-                f"{what} became {value} at step {step + 1} on {', '.join(example.names)}: look at these slices, "
+                f"{what} became {value} at step {step + 1} on {', '.join(names)}: look at these slices, "
                 "or lower the learning rate; checkpoints before this step are kept"
             )
 

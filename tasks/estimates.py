@@ -4,7 +4,7 @@ Networks: operations counted over this machine's measured speed. What runs no ne
 measured on two cores (docs/results), a basis for minutes against hours and no more.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from configs import Config
@@ -44,6 +44,10 @@ LIBRARIES = 1.0
 """GiB of a process before it holds any data."""
 COPIES = 12
 """Float32 copies of the largest volume that a stage holds at once, about."""
+
+
+BUDGETED = ("train-slices", "tune-volume", "train-informed", "resample")
+"""Stages that keep to a memory budget."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,13 @@ def measure_load(dataset: Dataset, config: Config) -> Load:
 
 def estimate(stage: StageName, load: Load) -> Estimate:
     """What one stage would do with all that there is."""
+    told, budget = _estimated(stage, load), load.config.runtime.memory_bytes
+    if budget is None or told.memory_gib is None or stage not in BUDGETED:
+        return told
+    return replace(told, memory_gib=min(told.memory_gib, budget / 2**30))
+
+
+def _estimated(stage: StageName, load: Load) -> Estimate:
     match stage:
         case "train-slices" | "tune-volume" | "train-informed":
             return _training(stage, load)

@@ -89,6 +89,7 @@ def _job(run: Run, plan: _Plan, work: Work, latents: str, slice_model: str | Non
         folder=str(work.folder / "checkpoints"),
         emphasis=tuple(emphasis.tolist()),
         slice_weights=None if weights is None else str(weights),
+        memory=run.config.runtime.memory_bytes,
     )
 
 

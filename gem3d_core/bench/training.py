@@ -139,7 +139,7 @@ def _literal(
     network = build(facts, 0)
     assert isinstance(network, UNet2DModel)
 
-    def draw(rng: torch.Generator) -> Example:
+    def draw(rng: torch.Generator) -> list[Example]:
         batch = draw_windows(cases, spec.batch, case.n, case.n, rng)
         t = draw_timesteps(len(batch.clean), 1, schedule, rng)
         image, mask, informed = (
@@ -149,7 +149,7 @@ def _literal(
         eps = torch.randn(image.shape, generator=rng)
         conditions = Conditions(mask, informed, batch.conditions.offset.to(case.device))
         predict = predict_slices(network, conditions)
-        return Example(image, eps.to(case.device), t.to(case.device), predict, batch.names)
+        return [Example(image, eps.to(case.device), t.to(case.device), predict, batch.names)]
 
     train(network, dict(network.named_parameters()), draw, schedule, spec, 0, folder, case.device, tick)
 

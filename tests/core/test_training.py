@@ -200,10 +200,10 @@ class Root(nn.Module):
 
 
 def root_draw(network: Root) -> Draw:
-    def draw(rng: torch.Generator) -> Example:
+    def draw(rng: torch.Generator) -> list[Example]:
         t = draw_timesteps(4, 1, SCHEDULE, rng)
         ones = torch.ones(4, 1, 2, 2)
-        return Example(ones, ones, t, lambda x, _t: network.w.sqrt() + 0 * x, ("these", "slices"))
+        return [Example(ones, ones, t, lambda x, _t: network.w.sqrt() + 0 * x, ("these", "slices"))]
 
     return draw
 
@@ -271,10 +271,10 @@ def test_stage_two_holds_gradients_for_volumetric_layers_only(tmp_path: Path) ->
     network = build(VOLUME, seed=0)
     assert isinstance(network, VolumeNetwork)
 
-    def draw(rng: torch.Generator) -> Example:
+    def draw(rng: torch.Generator) -> list[Example]:
         batch = draw_windows(cases(), 2, N, N, rng)
         t = draw_timesteps(2, N, SCHEDULE, rng)
-        return Example(batch.clean, batch.clean, t, predict_slices(network, batch.conditions), batch.names)
+        return [Example(batch.clean, batch.clean, t, predict_slices(network, batch.conditions), batch.names)]
 
     volumetric = network.volumetric_parameters()
     train(network, volumetric, draw, SCHEDULE, replace(SPEC, steps=1), 0, tmp_path, CPU)
