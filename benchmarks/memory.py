@@ -1,0 +1,144 @@
+"""What a memory budget gives each profile: docs/results/memory.{md,json}.
+
+Example: python benchmarks/memory.py
+
+Computed on torch's meta device, except that the profile hippocampus-cpu at 4 GiB is also run on this machine's CPU.
+About two minutes on two cores.
+"""
+
+import json
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from provenance import ROOT, provenance
+from random_model import random_model, random_recipes
+
+from configs import Config, load
+from gem3d_core.bench.effort import watched
+from gem3d_core.bench.markdown import markdown
+from gem3d_core.checkpoints import NetworkFacts
+from gem3d_core.costs import network_cost, plan_training
+from gem3d_core.memory import OVERHEAD, PROCESS_BYTES, weight_bytes, windows_that_fit
+from gem3d_core.models import TrainingPlan, build
+from gem3d_core.networks import VolumeNetwork
+from gem3d_core.report import Cell, Column, Missing, Table
+from gem3d_core.resampling import draw_volumes
+
+GIB = 2**30
+BUDGETS = (4, 8, 16, 24, 80)
+"""GiB; 4 for a CPU, the others for GPUs."""
+PROFILES = ("hippocampus-cpu", "hippocampus-gpu", "brats-paper")
+LABELS = 3
+RESULTS = ROOT / "docs" / "results"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One profile within one budget (GiB); peaks in bytes of the whole process."""
+
+    profile: str
+    budget: int
+    windows: int
+    sampling_peak: float
+    slices: TrainingPlan
+    slices_peak: float
+    volume: TrainingPlan
+    volume_peak: float
+    measured_peak: int | None = None
+
+
+def main() -> None:
+    """Compute every row, measure one, then write the table and the numbers."""
+    rows = [computed(profile, budget) for profile in PROFILES for budget in BUDGETS]
+    rows[0] = replace(rows[0], measured_peak=measured(load(rows[0].profile), rows[0].windows))
+    facts = provenance([]) | {"command": f"python benchmarks/{Path(__file__).name}"}
+    (RESULTS / "memory.json").write_text(json.dumps({**facts, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+    source = f"`{facts['command']}`, commit {facts['commit']}, {facts['machine']}, {facts['date']}."
+    (RESULTS / "memory.md").write_text(f"# Memory budgets\n\n{markdown(_table(rows))}\n\n{source}\n")
+    sys.stdout.write((RESULTS / "memory.md").read_text())
+
+
+def computed(profile: str, budget: int) -> Row:
+    """What `--memory` chooses, and what that should take."""
+    config = load(profile)
+    n, size = config.condition.window, _latent_size(config)
+    with torch.device("meta"):
+        network = build(_facts(config, "volume"), seed=0)
+    assert isinstance(network, VolumeNetwork)
+    windows = windows_that_fit(network, size, budget * GIB)
+    held = network_cost(_facts(config, "volume"), windows * n, size).held_bytes
+    slices = _training(
+        config, "slice", min(config.train_slices.slices_per_window, n), config.train_slices.batch, budget
+    )
+    volume = _training(config, "volume", n, config.tune_volume.batch, budget)
+    return Row(profile, budget, windows, PROCESS_BYTES + weight_bytes(network) + OVERHEAD * held, *slices, *volume)
+
+
+def _training(config: Config, kind: str, slices: int, units: int, budget: int) -> tuple[TrainingPlan, float]:
+    facts, size = _facts(config, kind), _latent_size(config)
+    plan = plan_training(facts, units, slices, size, budget * GIB)
+    peak = PROCESS_BYTES + OVERHEAD * network_cost(facts, units // plan.pieces * slices, size).training_bytes
+    return plan, peak
+
+
+def _facts(config: Config, kind: str) -> NetworkFacts:
+    channels = 4**config.codec.levels if config.codec.kind == "haar" else 4
+    mask = LABELS + 1 if config.condition.mask == "one_hot" else channels
+    return NetworkFacts(kind, config.unet, channels, mask, config.condition.slice_offset, config.condition.window)
+
+
+def _latent_size(config: Config) -> tuple[int, int]:
+    factor = 2**config.codec.levels if config.codec.kind == "haar" else 8
+    height, width = config.prepare.slice_size
+    return height // factor, width // factor
+
+
+def measured(config: Config, windows: int) -> int:
+    """The peak of this process while it draws as many windows at once as were computed."""
+    side = max(config.prepare.slice_size)
+    model, spec = random_model(config, side), replace(config.resample, batch=windows, steps=2)
+
+    def draw() -> None:
+        for _ in draw_volumes(model, random_recipes(config.condition.window, windows, side), spec):
+            pass
+
+    _, effort = watched(draw, model.device)
+    return effort.peak_bytes
+
+
+def _table(rows: list[Row]) -> Table:
+    return Table(
+        title="What `--memory` chooses",
+        caption=(
+            "Computed on torch's meta device in float32, with an allowance for kernels and libraries: windows drawn at "
+            "once; pieces of a training batch (r: activations are computed again in the backward pass, which takes less "
+            "than the peak that is told). Peaks are of a whole process. Measured: a CPU process that draws so many "
+            "windows, above what it held with the model loaded; no GPU was measured."
+        ),
+        n="computed",
+        columns=(
+            Column("profile"), Column("budget", "GiB", digits=0), Column("windows at once", digits=0),
+            Column("computed peak", "GiB", digits=1), Column("measured", "GiB", digits=1),
+            Column("train-slices, pieces"), Column("computed peak", "GiB", digits=1),
+            Column("tune-volume, pieces"), Column("computed peak", "GiB", digits=1),
+        ),
+        rows=tuple(_cells(row) for row in rows),
+    )  # fmt: skip
+
+
+def _cells(row: Row) -> tuple[Cell, ...]:
+    peak = Missing("not measured") if row.measured_peak is None else row.measured_peak / GIB
+    return (
+        row.profile, row.budget, row.windows, row.sampling_peak / GIB, peak,
+        _told(row.slices), row.slices_peak / GIB, _told(row.volume), row.volume_peak / GIB,
+    )  # fmt: skip
+
+
+def _told(plan: TrainingPlan) -> str:
+    return f"{plan.pieces}{' r' if plan.recompute else ''}"
+
+
+if __name__ == "__main__":
+    main()
