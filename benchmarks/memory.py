@@ -114,8 +114,8 @@ def _table(rows: list[Row]) -> Table:
         caption=(
             "Computed on torch's meta device in float32, with an allowance for kernels and libraries: windows drawn at "
             "once; pieces of a training batch (r: activations are computed again in the backward pass, which takes "
-            "less than the peak that is told). Peaks are of a whole process. Measured: a CPU process that draws so many "
-            "windows, above what it held with the model loaded; no GPU was measured."
+            "less than the peak that is told). Peaks are of a whole process. Measured: a CPU process that draws so "
+            "many windows, above what it held with the model loaded; no GPU was measured."
         ),
         n="computed",
         columns=(
