@@ -34,7 +34,7 @@ def fid_table(arms: Mapping[str, Mapping[Plane, Fid] | Missing], *, extractor: s
             "wholly outside the outline. It depends on the extractor and on the number of slices: compare only "
             "within a column."
         ),
-        n=f"sets of synthetic volumes {_listed(measured)}; slices of each plane in the last column",
+        n=f"slices of each plane in the last column; sets: {_listed(measured)}",
         columns=(
             Column("volumes"),
             *(Column(f"FID {plane}", better="lower", digits=2) for plane in PLANES),
@@ -56,7 +56,7 @@ def paired_table(
             "scales) and LPIPS (AlexNet) on axial slices resized bilinearly to 256 on the shorter side, mean over "
             "slices per volume, then over volumes with 95% bootstrap intervals."
         ),
-        n=f"test volumes {_listed(counts)}",
+        n=f"volumes; {_listed(counts)}",
         columns=(Column("volumes"), Column("MS-SSIM", better="higher"), Column("LPIPS", better="lower")),
         rows=tuple((name, _mean(ms, seed), _mean(lpips, seed)) for name, (ms, lpips) in arms.items()),
     )
@@ -88,7 +88,7 @@ def continuity_table(
             "the same indices (above 1: stripes or noise, below 1: blur). Means over volumes with 95% bootstrap "
             "intervals."
         ),
-        n=f"volumes {_listed(volumes)}",
+        n=f"volumes; {_listed(volumes)}",
         columns=(
             Column("volumes"),
             Column("border", better="near 1"),
@@ -118,7 +118,7 @@ def downstream_table(arms: Mapping[str, Sequence[CaseOverlap] | Missing], *, see
             "intervals. Empty masks by the BraTS rules: both empty Dice 100, HD95 0; one empty Dice 0, HD95 "
             "373.13 mm."
         ),
-        n=f"test cases {_listed([f'{name}: {len(cases)}' for name, cases in measured.items()])}",
+        n=f"test cases; {_listed([f'{name}: {len(cases)}' for name, cases in measured.items()])}",
         columns=(
             Column("trained on"),
             Column("label"),
@@ -148,7 +148,7 @@ def privacy_table(
             "in [-1, 1]; mean with a 95% bootstrap interval, and the smallest. Synthetic volumes much nearer than "
             "held-out real ones would point to memorised patients."
         ),
-        n=f"volumes {_listed(counts)}; training volumes: {training}",
+        n=f"volumes; {_listed(counts)}; training volumes: {training}",
         columns=(Column("volumes"), Column("mean distance", "RMSE"), Column("smallest distance", "RMSE")),
         rows=tuple(rows),
     )

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from tasks.downstream import MEAN
 from tasks.fidelity import BORDER, HELD_OUT, PAIRED, SYNTHETIC, Value
 from tasks.inputs import DatasetRefs, Prepared, Source, open_prepared, open_source, read_rows
 from tasks.policy import stage_task
-from tasks.stage import Product, Run, StageResult, Work, run_stage
+from tasks.stage import Product, Run, StageName, StageResult, Work, run_stage
 from tasks.stage import Stage as StageIdentity
 
 LOSSLESS_DB = 100.0
@@ -88,7 +88,7 @@ def _report(work: Work, run: Run, source: Source, prepared: Prepared, artifacts:
         split=_split_facts(prepared),
         quarantined=_faults(catalog, source),
         not_evaluated=_not_evaluated(run, prepared, measured, artifacts),
-        stages=tuple(_stage(catalog, a) for a in artifacts),
+        stages=tuple(_stage(catalog, a) for a in sorted(artifacts, key=_in_order)),
         tables=(*_fidelity_tables(catalog, run, prepared, measured), *([downstream_table(arms)] if arms else [])),
         pictures=tuple(_pictures(work, artifacts)),
         configuration=as_yaml(_told(run.config)),
@@ -206,6 +206,12 @@ def _not_evaluated(
         given_up = cast("list[str]", artifact.meta.get("given_up") or []) if artifact.kind == "volumes" else []
         reasons |= {f"edited mask of {line.partition(':')[0]}": line.partition(": ")[2] for line in given_up}
     return reasons
+
+
+def _in_order(artifact: Artifact) -> int:
+    """Place of an artifact's stage among all; what `evaluate` consists of comes last."""
+    stages = get_args(StageName)
+    return stages.index(artifact.meta["stage"]) if artifact.meta["stage"] in stages else len(stages)
 
 
 def _stage(catalog: Catalog, artifact: Artifact) -> Stage:
