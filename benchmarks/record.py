@@ -30,16 +30,17 @@ def main() -> None:
     parser.add_argument("--numbers-only", action="store_true", help="no report: for a profile that learns nothing")
     given = parser.parse_args()
 
+    target = ROOT / "docs" / "results" / (given.name or given.profile)
     command = ["enhance", given.dataset, "--profile", given.profile, "--factor", str(given.factor), "--json"]
+    facts = provenance(command)  # before anything is written
     output, peak = _watched([sys.executable, "-m", "flows.cli", *command, "--catalog", given.catalog])
     summary = json.loads(output)
-    target = ROOT / "docs" / "results" / (given.name or given.profile)
     shutil.rmtree(target, ignore_errors=True)
     if given.numbers_only:
         target.mkdir()
     else:
         shutil.copytree(summary["report"], target, ignore=shutil.ignore_patterns("report.html"))
-    facts = _portable(summary, command) | {"peak_memory_gib": round(peak / 2**30, 2)}
+    facts = _portable(summary) | facts | {"peak_memory_gib": round(peak / 2**30, 2)}
     (target / "summary.json").write_text(json.dumps(facts, indent=1) + "\n")
     sys.stdout.write(f"{target}\n")
 
@@ -74,11 +75,11 @@ def _memory(pid: int) -> int:
     return total
 
 
-def _portable(summary: dict[str, object], command: list[str]) -> dict[str, object]:
-    """The summary without this machine's paths, with command, commit, machine and date."""
+def _portable(summary: dict[str, object]) -> dict[str, object]:
+    """The summary without this machine's paths."""
     kept = {name: value for name, value in summary.items() if name not in {"catalog", "report", "datasets"}}
     datasets = [{"ref": d["ref"], "factor": d["factor"]} for d in summary["datasets"]]
-    return {**kept, "datasets": datasets, **provenance(command)}
+    return {**kept, "datasets": datasets}
 
 
 if __name__ == "__main__":
