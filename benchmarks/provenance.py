@@ -13,7 +13,8 @@ def provenance(command: list[str]) -> dict[str, str]:
     """What stands beside every recorded number; the command without the program."""
     return {
         "command": " ".join(["gem3d", *command]),
-        "commit": _git("rev-parse", "HEAD") + (" with changes" if _git("status", "--porcelain") else ""),
+        "commit": _git("rev-parse", "HEAD")
+        + (" with changes" if _git("status", "--porcelain", "--", ".", ":!docs/results") else ""),
         "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }

@@ -26,7 +26,7 @@ BACKWARD = 2.0
 """Operations of a backward pass over those of the forward pass."""
 KL_CHANNELS, KL_FACTOR = 4, 8
 
-READ, PREPARE, EDIT, WRITE = 7e-8, 1e-6, 1.2e-6, 1e-7
+READ, PREPARE, EDIT, WRITE = 7e-8, 1e-6, 3e-7, 1e-7
 """Seconds a source voxel: check, nnU-Net's preprocessing with ours, one edited mask, one published volume."""
 ENCODE = 2e-7
 """Seconds a pixel of a prepared slice."""
@@ -42,6 +42,8 @@ NNUNET_PATCH, NNUNET_FEATURES, NNUNET_TILES = 128, 32, 8
 overlapping tiles of a prediction see a voxel."""
 LIBRARIES = 1.0
 """GiB of a process before it holds any data."""
+NNUNET_GIB = 3.5
+"""Of nnU-Net's processes together before they hold any data: it plans, reads and predicts with several."""
 COPIES = 12
 """Float32 copies of the largest volume that a stage holds at once, about."""
 
@@ -159,7 +161,7 @@ def _handling(stage: StageName, load: Load) -> Estimate:
         "augment-masks": (f"{config.factor * len(load.train)} masks edited", EDIT * edited),
         "publish": (f"datasets at 1x to {config.factor}x", WRITE * published),
     }[stage]
-    return Estimate(work, seconds=seconds, memory_gib=_held(load))
+    return Estimate(work, seconds=seconds, memory_gib=_held(load) + (NNUNET_GIB if stage == "preprocess" else 0.0))
 
 
 def _encoding(load: Load) -> Estimate:
@@ -256,7 +258,7 @@ def _evaluation(load: Load) -> Estimate:
     sizes = [len(load.train), *(factor * per_factor for factor in factors)]
     seconds += sum(_arm_seconds(load, cases) for cases in sizes)
     work += f"; nnU-Net {len(sizes)} times, {config.evaluate.arm.epochs} epochs each"
-    return Estimate(work, calls, seconds, max(_held(load), LIBRARIES + _arm_gib(load)))
+    return Estimate(work, calls, seconds, _held(load) + NNUNET_GIB + _arm_gib(load))
 
 
 def _fidelity_seconds(load: Load) -> float:
