@@ -11,10 +11,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def provenance(command: list[str]) -> dict[str, str]:
     """What stands beside every recorded number; the command without the program."""
+    changed = _git("status", "--porcelain", "--", ".", ":!docs/results")
     return {
         "command": " ".join(["gem3d", *command]),
-        "commit": _git("rev-parse", "HEAD")
-        + (" with changes" if _git("status", "--porcelain", "--", ".", ":!docs/results") else ""),
+        "commit": _git("rev-parse", "HEAD") + (" with changes" if changed else ""),
         "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }

@@ -85,16 +85,37 @@ def _explain(error: ErrorDetails) -> str:
     dotted = ".".join(path)
     if error["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
         return f"unknown configuration key {dotted!r}{_nearest_key(path)}"
-    return f"configuration {dotted or 'as a whole'}: {error['msg']} (given: {_short(error['input'])})"
+    message = error["msg"].removeprefix("Value error, ")
+    if not path:
+        return f"configuration: {message}"
+    if error["type"] in {"model_type", "dataclass_type"}:
+        message = f"a section, not a value; its keys are {', '.join(sorted(_field_types(_section(path))))}"
+    return f"configuration {dotted}: {message} (given: {_short(error['input'])})"
 
 
 def _nearest_key(path: list[str]) -> str:
-    section: object = Config
-    for name in path[:-1]:
-        section = _field_types(section).get(name)
-    close = nearest(path[-1], _field_types(section))
+    close = nearest(path[-1], _field_types(_section(path[:-1])))
     prefix = ".".join(path[:-1])
-    return close.replace("did you mean '", f"did you mean '{prefix}.") if prefix else close
+    if prefix:
+        return close.replace("did you mean '", f"did you mean '{prefix}.")
+    deeper = [key for key in _keys(Config) if key.endswith(f".{path[-1]}")]
+    return f": did you mean {', '.join(deeper)}?" if deeper else close
+
+
+def _section(path: list[str]) -> object:
+    """The type of a section by its keys."""
+    section: object = Config
+    for name in path:
+        section = _field_types(section).get(name)
+    return section
+
+
+def _keys(section: object, prefix: str = "") -> list[str]:
+    """Dotted keys of a section and of all sections in it."""
+    found = []
+    for name, inner in _field_types(section).items():
+        found += [f"{prefix}{name}", *_keys(inner, f"{prefix}{name}.")]
+    return found
 
 
 def _field_types(section: object) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """The configuration of a run. What a field does stands where the field stands, here or at the value it builds."""
 
+import re
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -87,11 +88,18 @@ class Runtime(Section):
     """Threads for reading, preparing and writing; processes of nnU-Net's planning."""
     processes: int | None = Field(None, ge=1)
     """Processes that train a model together, one for each GPU; none: as many GPUs as can share a batch evenly."""
-    memory: str | None = Field(None, pattern=r"^\d+(\.\d+)? ?[MG]iB$")
+    memory: str | None = None
     """Such as 8GiB, of the GPU or of the process: as many windows are drawn at once as fit, and a training batch is
     computed in as few pieces as fit. None: resample.batch windows, and training takes what it needs (at most a GPU)."""
     weights: str | None = None
     """Folder of weights that others trained; GEM3D_WEIGHTS when none."""
+
+    @field_validator("memory")
+    @classmethod
+    def _is_a_size(cls, text: str | None) -> str | None:
+        if text is not None and not re.fullmatch(r"\d+(\.\d+)? ?[MG]iB", text):
+            raise ValueError("expected a number and a unit, GiB or MiB, such as 8GiB")
+        return text
 
     @property
     def memory_bytes(self) -> float | None:

@@ -51,8 +51,9 @@ class Catalog:
         root = Path(text).expanduser().absolute()
         if "%" in str(root):
             raise Invalid(f"catalog {root}: a Delta table cannot lie in a folder with a % in its name; choose another")
-        if root.exists() and not root.is_dir():
-            raise Invalid(f"catalog {root} is not a folder; give a folder or an s3:// address")
+        there = next(place for place in (root, *root.parents) if place.exists())
+        if not there.is_dir():
+            raise Invalid(f"catalog {root}: {there} is not a folder; give a folder or an s3:// address")
         return cls(str(root), LocalStore(root), Tables(str(root)))
 
     def put(

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gem3d_core.errors import BadInput
+
 if TYPE_CHECKING:
     from data_catalog import Artifact, Catalog
 
@@ -24,7 +26,11 @@ def ls(
     as_json: Json = False,
 ) -> None:
     """Artifacts, the newest first."""
-    artifacts = _open(catalog).ls(kind)
+    opened = _open(catalog)
+    artifacts = opened.ls(kind)
+    if kind and not artifacts:
+        kinds = ", ".join(sorted({artifact.kind for artifact in opened.ls()}))
+        raise BadInput(f"{opened.address} holds nothing of kind {kind!r}; it holds {kinds}")
     if as_json:
         _print([_facts(artifact) for artifact in artifacts])
         return
@@ -102,10 +108,9 @@ def _open(address: str | None) -> "Catalog":
     import os
 
     from data_catalog import Catalog
-    from gem3d_core.errors import BadInput
 
     named = address or os.environ.get("GEM3D_CATALOG") or "catalog"
-    if "://" not in named and not Path(named).expanduser().is_dir():
+    if "://" not in named and not (Path(named).expanduser() / "tables").is_dir():
         raise BadInput(f"no catalog at {named}: name one with --catalog or GEM3D_CATALOG; `gem3d enhance` makes it")
     return Catalog.open(named)
 

@@ -1,6 +1,7 @@
 """The command line `gem3d`. Everything heavy is imported by the command that needs it."""
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -28,25 +29,16 @@ CatalogOption = Annotated[
     str | None, typer.Option("--catalog", help="Folder or s3:// address [GEM3D_CATALOG, else ./catalog].")
 ]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Such as resample.steps=10.")]
+Weights = Annotated[
+    Path | None,
+    typer.Option(exists=True, file_okay=False, help="Folder of weights that others trained [GEM3D_WEIGHTS]."),
+]
 Memory = Annotated[str | None, typer.Option(metavar="SIZE", help="Budget such as 8GiB: as much at once as fits.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Make everything anew, whatever the catalog holds.")]
 
 
 def main() -> None:
     """Run the command line; exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted."""
-    try:
-        _guarded()
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on from what is finished", INTERRUPTED)
-    except BaseException as error:
-        # Prefect turns SIGTERM into an exception of its own, which only its own modules may name cheaply
-        if type(error).__name__ != "TerminationSignal":
-            raise
-        _fail("terminated; the same command goes on from what is finished", INTERRUPTED)
-
-
-def _guarded() -> None:
-    """Run the application; what explains itself is printed as one line, without a traceback."""
     try:
         app()
     except Gem3dError as error:
@@ -56,6 +48,8 @@ def _guarded() -> None:
         if type(error).__module__ != "data_catalog.errors":
             raise
         _fail(str(error), FAILED if type(error).__name__ in {"CatalogError", "Corrupt"} else BAD_INPUT)
+    except OSError as error:
+        _fail(f"{error}: look at the path, its rights and the space on its disk", FAILED)
 
 
 def _code(error: Gem3dError) -> int:
@@ -66,6 +60,8 @@ def _code(error: Gem3dError) -> int:
 
 def _fail(message: str, code: int) -> NoReturn:
     sys.stderr.write(f"gem3d: {message}\n")
+    if "--json" in sys.argv:
+        _print_json({"error": message, "code": code})
     sys.exit(code)
 
 
@@ -86,6 +82,8 @@ def check(
     except BadInput as error:
         if as_json:
             _print_json({"ok": False, "cases": 0, "faults": [], "error": str(error)})
+            sys.stderr.write(f"gem3d: {error}\n")
+            raise typer.Exit(BAD_INPUT) from error
         raise
     facts, faults = check_dataset(opened)
     if as_json:
@@ -113,7 +111,10 @@ def enhance(
     mix: Annotated[str | None, typer.Option(help="none, or real: add the true training cases to the datasets.")] = None,
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
     memory: Memory = None,
-    weights: Annotated[Path | None, typer.Option(help="Folder of weights that others trained [GEM3D_WEIGHTS].")] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Folder of weights that others trained [GEM3D_WEIGHTS]."),
+    ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without faulty cases.")] = False,
     no_cache: NoCache = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
@@ -158,7 +159,9 @@ def _enhance_parameters(values: dict[str, object]) -> "EnhanceParameters":
     try:
         return EnhanceParameters.model_validate(values)
     except ValidationError as error:
-        listed = "; ".join(f"--{e['loc'][0]} {e['input']!r}: {e['msg']}" for e in error.errors())
+        listed = "; ".join(
+            f"--{e['loc'][0]} {e['input']!r}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()
+        )
         raise BadInput(listed) from error
 
 
@@ -167,7 +170,9 @@ def _dry_run(values: dict[str, object], *, as_json: bool) -> None:
     from tasks.forecast import forecast
 
     parameters = _enhance_parameters(values)
-    told = forecast(open_run(parameters), dataset_folder(parameters), skip_bad=parameters.skip_bad)
+    told = forecast(
+        open_run(parameters), dataset_folder(parameters), until=parameters.until, skip_bad=parameters.skip_bad
+    )
     if as_json:
         _print_json(told.model_dump())
     else:
@@ -210,7 +215,7 @@ def resample(
 def phantoms(
     folder: Path,
     cases: Annotated[int, typer.Option(min=1)] = 12,
-    size: Annotated[int, typer.Option(min=16, help="In-plane voxels of a case, about.")] = 48,
+    size: Annotated[int, typer.Option(min=24, help="In-plane voxels of a case, about.")] = 48,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     as_json: Json = False,
 ) -> None:
@@ -230,18 +235,31 @@ def _run(prepare: "Callable[[], Callable[[], Summary]]", *, as_json: bool) -> No
 
     prepare_environment()
     quieten()
-    from flows.server import own_server  # imports Prefect, which reads the environment once
-
-    with own_server() as wait:
-        start = prepare()  # its imports take about as long as the server
-        wait()
-        summary = start()
+    try:
+        summary = _started(prepare)
+    except KeyboardInterrupt as error:
+        _fail(f"{error or 'interrupted'}; the same command goes on from what is finished", INTERRUPTED)
     if as_json:
         _print_json(summary.model_dump())
     else:
         from flows.telling import tell
 
         typer.echo(tell(summary))
+
+
+def _started(prepare: "Callable[[], Callable[[], Summary]]") -> "Summary":
+    """Run a flow; Ctrl-C and SIGTERM both end it by KeyboardInterrupt, after which nothing stays behind."""
+    from flows.server import own_server  # imports Prefect, which reads the environment once
+
+    signal.signal(signal.SIGTERM, _terminated)
+    with own_server() as wait:
+        start = prepare()  # its imports take about as long as the server
+        wait()
+        return start()
+
+
+def _terminated(_number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt("terminated")
 
 
 def _print_json(document: object) -> None:

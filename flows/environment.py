@@ -4,6 +4,7 @@ import logging
 import os
 import warnings
 
+from data_catalog.errors import CatalogError
 from gem3d_core.errors import Gem3dError
 
 DEFAULTS = {
@@ -32,4 +33,6 @@ def quieten() -> None:
 
 def _not_explained(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
-    return not (isinstance(error, Gem3dError) or "Finished in state Failed" in record.getMessage())
+    told = "Finished in state Failed", "Crash detected"
+    explained = isinstance(error, Gem3dError | CatalogError)
+    return not (explained or any(part in record.getMessage() for part in told))

@@ -6,10 +6,11 @@ from pathlib import Path
 from uuid import uuid4
 
 from prefect.runtime import flow_run
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 from configs import load
 from data_catalog import Ref
+from data_catalog.refs import check_name
 from gem3d_core.errors import BadInput
 from tasks.stage import Run, StageName
 
@@ -28,6 +29,11 @@ class Settings(BaseModel):
     name: str | None = Field(None, description="Name in the catalog; else the dataset folder's, without its number")
     use_cache: bool = Field(True, description="Take from the catalog what is there already")
     run_id: str | None = Field(None, description="Set by the flow")
+
+    @field_validator("name")
+    @classmethod
+    def _fits_a_reference(cls, name: str | None) -> str | None:
+        return None if name is None else check_name(name, "name")
 
 
 class EnhanceParameters(Settings):

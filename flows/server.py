@@ -36,7 +36,7 @@ def own_server() -> Iterator[Callable[[], None]]:
     The server starts while the block begins; the callable waits for it. It raises Gem3dError with the end of the
     server's log when it does not start.
     """
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
     if PREFECT_API_URL.value():
         yield lambda: None
@@ -47,7 +47,8 @@ def own_server() -> Iterator[Callable[[], None]]:
         process = _start(url, log)
         os.environ[OWN_SERVER] = url
         try:
-            with temporary_settings(updates={PREFECT_API_URL: url}):
+            # nobody reads this server's log, and what is said last would not reach it
+            with temporary_settings(updates={PREFECT_API_URL: url, PREFECT_LOGGING_TO_API_ENABLED: False}):
                 yield partial(_wait_until_healthy, process, url, log)
         finally:
             del os.environ[OWN_SERVER]

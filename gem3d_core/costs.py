@@ -1,5 +1,6 @@
 """What a network costs, counted on torch's meta device: nothing is allocated and nothing is run."""
 
+import math
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -101,11 +102,14 @@ def _arguments(network: Network, facts: NetworkFacts, slices: int, latent_size: 
 
 @cache
 def network_flops(device: str, size: int = 1536) -> float:
-    """Operations a second to expect of a network on a device (`auto`, `cpu` or `cuda`).
+    """Operations a second to expect of a network on a device (`auto`, `cpu` or `cuda`); nan for a GPU that is not here.
 
     The speed of a float32 matrix product, measured in well under a second, times the share that networks reach.
     """
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    here = torch.cuda.is_available()
+    name = ("cuda" if here else "cpu") if device == "auto" else device
+    if name == "cuda" and not here:
+        return math.nan
     return EFFICIENCY * _matrix_flops(torch.device(name), size)
 
 

@@ -150,10 +150,10 @@ def _download(part: _Part, progress: Progress | None, attempts: int) -> None:
         except _Interrupted as error:
             failures = 1 if part.size() > before else failures + 1
             if failures >= attempts:
-                raise Gem3dError(
-                    f"{part.url}: download ended after {part.size()} bytes ({error}); what arrived is kept, "
-                    "run the same command again to go on"
-                ) from error
+                kept = "what arrived is kept, run the same command again to go on"
+                nothing = "nothing arrived: look at the network, or name another address"
+                remedy = kept if part.size() else nothing
+                raise Gem3dError(f"{part.url}: download ended after {part.size()} bytes ({error}); {remedy}") from error
             time.sleep(PAUSE * 2 ** (failures - 1))
 
 

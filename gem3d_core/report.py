@@ -110,6 +110,8 @@ class Report:
     pictures: tuple[tuple[str, Path], ...]
     configuration: str
     provenance: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """What a stage had to say of what it made."""
 
 
 def print_cell(cell: Cell, digits: int = 3) -> str:

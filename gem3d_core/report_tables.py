@@ -31,14 +31,15 @@ def fid_table(arms: Mapping[str, Mapping[Plane, Fid] | Missing], *, extractor: s
         title="Fidelity: FID",
         caption=(
             f"Frechet distance to the real volumes on features of {extractor}, in three planes, without slices "
-            "wholly outside the outline. It depends on the extractor and on the number of slices: compare only "
-            "within a column."
+            "wholly outside the outline: slices of each set against those of training volumes. It depends on the "
+            "extractor and on the number of slices, so compare only within a column; held-out real volumes are the "
+            "yardstick."
         ),
-        n=f"slices of each plane in the last column; sets: {_listed(measured)}",
+        n=f"slices of each plane in the last column, of volumes evenly spaced over each set: {_listed(measured)}",
         columns=(
             Column("volumes"),
             *(Column(f"FID {plane}", better="lower", digits=2) for plane in PLANES),
-            Column("slices, synthetic / real"),
+            Column("slices, of the set / of training volumes"),
         ),
         rows=tuple(rows),
     )
@@ -85,8 +86,8 @@ def continuity_table(
         caption=(
             "Border: mean absolute difference of axial neighbours that different windows generated, over that of "
             "neighbours inside one window. Smoothness: mean slice-to-slice difference over the real volume's at "
-            "the same indices (above 1: stripes or noise, below 1: blur). Means over volumes with 95% bootstrap "
-            "intervals."
+            "the same indices (above 1: stripes or noise, below 1: blur). Means over the volumes of the first repeat "
+            "with 95% bootstrap intervals."
         ),
         n=f"volumes; {_listed(volumes)}",
         columns=(
@@ -146,7 +147,7 @@ def privacy_table(
         caption=(
             "Root mean squared difference of a volume to its nearest training volume, on a common grid and images "
             "in [-1, 1]; mean with a 95% bootstrap interval, and the smallest. Synthetic volumes much nearer than "
-            "held-out real ones would point to memorised patients."
+            "held-out real ones would point to memorised patients. All repeats."
         ),
         n=f"volumes; {_listed(counts)}; training volumes: {training}",
         columns=(Column("volumes"), Column("mean distance", "RMSE"), Column("smallest distance", "RMSE")),

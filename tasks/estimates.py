@@ -4,6 +4,7 @@ Networks: operations counted over this machine's measured speed. What runs no ne
 measured on two cores (docs/results), a basis for minutes against hours and no more.
 """
 
+import math
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -73,6 +74,8 @@ class Load:
     patients: int
     """Of the training cases."""
     labels: int
+    unreadable: tuple[str, ...] = ()
+    """What is wrong with cases that are left out."""
 
     @property
     def slices(self) -> int:
@@ -109,13 +112,18 @@ class Load:
 
 
 def measure_load(dataset: Dataset, config: Config) -> Load:
-    """Reads headers only. A case that cannot be read is left out: `check` reports it."""
-    headers = {}
+    """Reads headers only. A case whose image and mask cannot be read, or do not fit, is left out and listed."""
+    headers, unreadable = {}, []
     for case in dataset.cases:
         try:
-            headers[case.case] = read_header(case.image)
-        except BadInput:
+            image, label = read_header(case.image), read_header(case.label)
+        except BadInput as error:
+            unreadable.append(str(error))
             continue
+        if image.shape == label.shape:
+            headers[case.case] = image
+        else:
+            unreadable.append(f"{case.case}: image of {image.shape} voxels, mask of {label.shape}")
     kept = dict(sorted(headers.items())[: config.data.max_cases])
     patients = {case.case: case.patient for case in dataset.cases}
     others = {case.case for case in dataset.cases} - kept.keys()
@@ -123,13 +131,21 @@ def measure_load(dataset: Dataset, config: Config) -> Load:
     depths = {case: axial_depth(header) for case, header in kept.items()}
     shapes: dict[str, tuple[int, ...]] = {case: header.shape for case, header in kept.items()}
     return Load(
-        config, depths, shapes, split.train, len({patients[case] for case in split.train}), len(dataset.label_ids)
+        config,
+        depths,
+        shapes,
+        split.train,
+        len({patients[case] for case in split.train}),
+        len(dataset.label_ids),
+        tuple(unreadable),
     )
 
 
 def estimate(stage: StageName, load: Load) -> Estimate:
     """What one stage would do with all that there is."""
     told, budget = _estimated(stage, load), load.config.runtime.memory_bytes
+    if told.seconds is not None and math.isnan(told.seconds):  # a GPU that is not here
+        told = replace(told, seconds=None)
     if budget is None or told.memory_gib is None or stage not in BUDGETED:
         return told
     return replace(told, memory_gib=min(told.memory_gib, budget / 2**30))

@@ -42,18 +42,28 @@ class Forecast(BaseModel):
     profile: str
     cases: int
     slices: int
+    unreadable: list[str]
+    """Faults that show in the headers: cases that are left out here, and at which `enhance` stops or skips them."""
     stages: list[StageForecast]
 
     def text(self) -> str:
         """A table for a person."""
-        lines = [f"{self.dataset}: {self.cases} cases, about {self.slices} slices; profile {self.profile}", ""]
+        lines = [f"{self.dataset}: {self.cases} cases, about {self.slices} slices; profile {self.profile}"]
+        lines += [f"faulty: {line}" for line in self.unreadable]
+        if self.unreadable:
+            lines.append("`gem3d check` lists all faults; enhance stops at them, or leaves them out with --skip-bad.")
+        lines.append("")
         lines.append(f"{'stage':<26}{'state':>8}{'calls':>10}{'about':>10}{'memory':>10}  work")
         for s in self.stages:
             seconds = "-" if s.seconds is None else f"{s.seconds / 60:.1f} min"
             memory = "-" if s.memory_gib is None else f"{s.memory_gib:.1f} GiB"
             state = "cached" if s.cached else "to do"
             lines.append(f"{s.name:<26}{state:>8}{s.network_calls or '-':>10}{seconds:>10}{memory:>10}  {s.work}")
-        waiting = sum(s.seconds or 0.0 for s in self.stages if not s.cached)
+        to_do = [s for s in self.stages if not s.cached]
+        waiting = sum(s.seconds or 0.0 for s in to_do)
+        if any(s.seconds is None for s in to_do):
+            lines += ["", "How long networks take on a GPU can be told only where there is one."]
+            return "\n".join(lines)
         lines += [
             "",
             f"About {waiting / 60:.0f} min in all: networks by operations counted over this machine's measured speed,",
@@ -62,17 +72,23 @@ class Forecast(BaseModel):
         return "\n".join(lines)
 
 
-def forecast(run: Run, folder: str, *, skip_bad: bool) -> Forecast:
-    """What `enhance` would do. Reads headers only; raises BadInput as `enhance` does for configuration and layout."""
+def forecast(run: Run, folder: str, *, until: StageName | None = None, skip_bad: bool) -> Forecast:
+    """What `enhance` would do, up to a stage. Reads headers only; raises BadInput as it does for configuration and
+    layout."""
     data = run.config.data
     dataset = open_dataset(Path(folder), channel=data.channel, patient_pattern=data.patient_pattern)
     load = measure_load(dataset, run.config)
     cached = _cached(run.model_copy(update={"dry": True}), folder, skip_bad=skip_bad)
-    stages = [
-        StageForecast(name=name, cached=name in cached, **asdict(estimate(name, load))) for name in get_args(StageName)
-    ]
+    names = get_args(StageName)
+    wanted = names[: names.index(until) + 1] if until else names
+    stages = [StageForecast(name=name, cached=name in cached, **asdict(estimate(name, load))) for name in wanted]
     return Forecast(
-        dataset=folder, profile=run.config.profile, cases=len(load.depths), slices=load.slices, stages=stages
+        dataset=folder,
+        profile=run.config.profile,
+        cases=len(load.depths),
+        slices=load.slices,
+        unreadable=list(load.unreadable),
+        stages=stages,
     )
 
 

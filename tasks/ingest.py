@@ -88,7 +88,8 @@ def _product(
         "layout": dataset.layout,
         "channel": dataset.channel_name,
         "modality": dataset.modality,
-        "labels": plain_labels(dataset.labels),
+        # a list: regions are painted in this order, and a mapping would be stored sorted
+        "labels": [[name, ids] for name, ids in plain_labels(dataset.labels).items()],
         "label_ids": list(dataset.label_ids),
         "regions_class_order": list(dataset.regions_class_order) if dataset.regions_class_order else None,
         "file_ending": dataset.file_ending,

@@ -96,9 +96,9 @@ class Source:
 
     @property
     def labels(self) -> dict[str, LabelIds]:
-        """Name to id, or to the ids of a region; background included."""
-        stored = cast("Mapping[str, int | list[int]]", self.artifact.meta["labels"])
-        return {name: tuple(ids) if isinstance(ids, list) else ids for name, ids in stored.items()}
+        """Name to id, or to the ids of a region, as dataset.json orders them; background included."""
+        stored = cast("list[tuple[str, int | list[int]]]", self.artifact.meta["labels"])
+        return {name: tuple(ids) if isinstance(ids, list) else ids for name, ids in stored}
 
     @property
     def label_ids(self) -> tuple[int, ...]:

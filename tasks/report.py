@@ -87,7 +87,8 @@ def _report(work: Work, run: Run, source: Source, prepared: Prepared, artifacts:
         dataset=_dataset_facts(source, prepared),
         split=_split_facts(prepared),
         quarantined=_faults(catalog, source),
-        not_evaluated=_not_evaluated(run, prepared, measured, artifacts),
+        not_evaluated=_not_evaluated(run, prepared, measured),
+        notes=_stage_notes(artifacts),
         stages=tuple(_stage(catalog, a) for a in sorted(artifacts, key=_in_order)),
         tables=(*_fidelity_tables(catalog, run, prepared, measured), *([downstream_table(arms)] if arms else [])),
         pictures=tuple(_pictures(work, artifacts)),
@@ -162,10 +163,16 @@ def _dataset_facts(source: Source, prepared: Prepared) -> dict[str, Cell]:
         "channel": f"{source.channel} ({source.modality.upper()})",
         "labels": ", ".join(f"{name} {ids}" for name, ids in source.labels.items()),
         "cases": len(source.cases),
+        **_left_out(source),
         "spacing that nnU-Net chose (x, y, z)": f"{x:g} x {y:g} x {z:g} mm",
         "licence": str(source.artifact.meta["licence"]) or Missing("dataset.json states none"),
         **_notes(prepared),
     }
+
+
+def _left_out(source: Source) -> dict[str, Cell]:
+    cases = len(cast("list[str]", source.artifact.meta["left_out"]))
+    return {"sound cases left out by data.max_cases": cases} if cases else {}
 
 
 def _notes(prepared: Prepared) -> dict[str, Cell]:
@@ -190,9 +197,7 @@ def _faults(catalog: Catalog, source: Source) -> tuple[str, ...]:
     )
 
 
-def _not_evaluated(
-    run: Run, prepared: Prepared, measured: Artifact | None, artifacts: list[Artifact]
-) -> dict[str, str]:
+def _not_evaluated(run: Run, prepared: Prepared, measured: Artifact | None) -> dict[str, str]:
     reasons = dict(cast("dict[str, str]", measured.meta["missing"])) if measured else {}
     if not run.config.evaluate.fidelity:
         reasons["fidelity"] = "switched off by evaluate.fidelity=false"
@@ -200,12 +205,22 @@ def _not_evaluated(
         reasons["downstream nnU-Net"] = "switched off by evaluate.downstream=false"
     elif not prepared.test:
         reasons["downstream nnU-Net"] = "there is no test split to test on"
+    return reasons
+
+
+def _stage_notes(artifacts: list[Artifact]) -> tuple[str, ...]:
+    notes = []
     for artifact in artifacts:
         if artifact.meta.get("note"):
-            reasons[f"{artifact.kind}/{artifact.name}"] = str(artifact.meta["note"])
+            notes.append(f"{artifact.kind}/{artifact.name}: {artifact.meta['note']}")
         given_up = cast("list[str]", artifact.meta.get("given_up") or []) if artifact.kind == "volumes" else []
-        reasons |= {f"edited mask of {line.partition(':')[0]}": line.partition(": ")[2] for line in given_up}
-    return reasons
+        if given_up:
+            cases = ", ".join(line.partition(":")[0] for line in given_up)
+            notes.append(
+                f"{artifact.kind}/{artifact.name}: no edit of the mask of {cases} kept all labels inside the outline, "
+                "so there is no volume for it; the table `draws` of the catalog says what was drawn"
+            )
+    return tuple(notes)
 
 
 def _in_order(artifact: Artifact) -> int:
@@ -223,7 +238,7 @@ def _stage(catalog: Catalog, artifact: Artifact) -> Stage:
 def _fidelity_tables(catalog: Catalog, run: Run, prepared: Prepared, measured: Artifact | None) -> list[Table]:
     if measured is None:
         return []
-    missing = {name: Missing(reason) for name, reason in cast("dict[str, str]", measured.meta["missing"]).items()}
+    missing = {name: Missing("see Not evaluated") for name in cast("dict[str, str]", measured.meta["missing"])}
     values = [Value(**row) for row in read_rows(catalog.path(measured, "values.parquet"))]  # type: ignore[arg-type]  # Parquet's own types
     distances = read_rows(catalog.path(measured, "distances.parquet"))
     near = {

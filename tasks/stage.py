@@ -139,10 +139,10 @@ def run_stage(run: Run, stage: Stage, make: Callable[[Work], Product]) -> StageR
     with catalog.work.hold(scratch) as folder:
         # another process may have made it while this one waited for the folder
         found = catalog.find(key) if run.use_cache else None
-        if found is None:
-            found = _make(run, stage, make, Work(catalog, folder, Nothing()), key, settings, parents)
+        made = found or _make(run, stage, make, Work(catalog, folder, Nothing()), key, settings, parents)
         catalog.work.clear(scratch)
-    return StageResult(stage=stage.name, ref=found.ref.full, seconds=time.monotonic() - began, cached=False)
+    seconds = time.monotonic() - began
+    return StageResult(stage=stage.name, ref=made.ref.full, seconds=seconds, cached=found is not None)
 
 
 def _make(

@@ -111,7 +111,7 @@ def find_weights(name: str, folder: Path | None, *, download: bool = False) -> P
     """The weights file `name` in `folder`, else in torch's hub cache, else (if asked) downloaded to there.
 
     In the cache it may also lie under the name that torchvision's downloads have.
-    Raises NotAvailable that lists the places looked at and what to put there.
+    Raises NotAvailable that says where was looked (without this machine's paths: reports tell it) and what to do.
     """
     cache = Path(torch.hub.get_dir()) / "checkpoints"
     published = DOWNLOADS.get(name)
@@ -122,8 +122,8 @@ def find_weights(name: str, folder: Path | None, *, download: bool = False) -> P
             return place
     if download and published:
         return _download(published, places[-1])
-    looked = ", ".join(str(place) for place in places)
-    raise NotAvailable(f"weights {name} not found (looked at {looked}); {_remedy(name)}")
+    looked = "torch's hub cache" if folder is None else f"the folder {folder.name} and torch's hub cache"
+    raise NotAvailable(f"weights {name} not found in {looked}; {_remedy(name)}")
 
 
 def _remedy(name: str) -> str:

@@ -268,3 +268,17 @@ def test_changing_keeps_the_rest() -> None:
     after = change(before, {"factor": 2})
     assert (after.factor, after.resample.steps) == (2, 7)
     assert change(after, {"factor": before.factor}) == before
+
+
+def test_a_key_without_its_section_is_found_in_all_of_them() -> None:
+    with pytest.raises(BadInput, match=r"unknown configuration key 'steps': did you mean .*resample\.steps"):
+        load("smoke", {"steps": 3})
+
+
+def test_a_value_in_the_place_of_a_section_is_told_the_keys() -> None:
+    with pytest.raises(BadInput, match=r"configuration masks: a section, not a value; its keys are augment, use"):
+        load("smoke", {"masks": "both"})
+    with pytest.raises(BadInput, match=r"^configuration: evaluate\.factors names \[2\]"):
+        load("smoke", {"evaluate.factors": [2]})
+    with pytest.raises(BadInput, match=r"runtime\.memory: expected a number and a unit"):
+        load("smoke", {"runtime.memory": "8GB"})

@@ -113,6 +113,14 @@ def test_published_data_name_no_patient(site: Site) -> None:
         assert not header.extensions
 
 
+def test_regions_keep_the_order_in_which_they_are_painted(site: Site) -> None:
+    source = json.loads((site.dataset / "dataset.json").read_text())
+    for dataset in site.document["datasets"]:  # type: ignore[attr-defined]  # JSON
+        published = json.loads((Path(dataset["path"]) / "dataset.json").read_text())
+        assert list(published["labels"].items()) == list(source["labels"].items())
+        assert published["regions_class_order"] == source["regions_class_order"]
+
+
 def test_2x_holds_1x(site: Site) -> None:
     one, two = (Path(d["path"]) for d in site.document["datasets"])  # type: ignore[attr-defined, index]  # JSON
     names = {path.name for path in (one / "imagesTr").iterdir()}
@@ -180,6 +188,10 @@ def test_a_mixed_dataset_says_which_images_are_of_patients(site: Site, gem3d: Co
     assert sum(name.startswith("real_") for name in images) == 4
     assert (declared["numTraining"], declared["synthetic"]) == (12, False)
     assert "4 images of patients" in declared["description"]
+    alone = pd.read_parquet(Path(site.document["datasets"][0]["path"]) / "provenance.parquet").set_index("volume")  # type: ignore[index]  # JSON
+    drawn = provenance[provenance["synthetic"]]
+    for seeds in ("seed", "noise_seed"):
+        assert drawn[seeds].to_dict() == alone[seeds].to_dict()
     assert provenance["synthetic"].to_dict() == {name: not name.startswith("real_") for name in provenance.index}
     readme = (folder / "README.md").read_text()
     assert "is not private" in readme
@@ -223,6 +235,31 @@ def test_a_killed_run_goes_on_and_ends_as_if_never_killed(
     told = json.loads(gem3d("catalog", "verify", "--catalog", tmp_path / "catalog", "--json").stdout)
     assert told["corrupt"] == told["missing"] == []
     assert told["objects"] > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_says_so_and_leaves_nothing_behind(
+    site: Site, environment: dict[str, str], tmp_path: Path, number: signal.Signals
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    command = [*GEM3D, "enhance", site.dataset, *QUICK, "--catalog", tmp_path / "catalog", "--json"]
+    process = subprocess.Popen(
+        [*map(str, command)],
+        env=environment | {"TMPDIR": str(tmp_path / "tmp")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + SECONDS
+    while not list((tmp_path / "catalog").glob("tables/artifacts/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130
+    assert "the same command goes on from" in errors
+    assert "the same command goes on from" in json.loads(output)["error"]
+    assert not any(noise in errors for noise in ("Traceback", "Crash", "Error logging to API"))
+    assert not list((tmp_path / "tmp").glob("gem3d-server-*"))
 
 
 def _assert_same_volumes(one: Site, other: Site) -> None:
@@ -305,5 +342,9 @@ def test_usage_errors_end_with_2_and_name_the_nearest(gem3d: Command, site: Site
     assert "resample.steps" in wrong.stderr
     assert "Traceback" not in wrong.stderr
     assert not (tmp_path / "c").exists()
+    told = json.loads(gem3d("catalog", "ls", "datasets", "--catalog", site.catalog, "--json", code=2).stdout)
+    assert "it holds config, dataset" in told["error"]
+    assert "no catalog at" in gem3d("catalog", "verify", "--catalog", tmp_path, code=2).stderr
+    assert "--name 'a b'" in gem3d("enhance", site.dataset, "--name", "a b", "--dry-run", code=2).stderr
     missing = gem3d("catalog", "show", "model/Phantom-volume", "--catalog", site.catalog, code=2)
     assert "model/Phantoms-volume" in missing.stderr

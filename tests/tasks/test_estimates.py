@@ -78,3 +78,12 @@ def test_every_nnunet_counts_and_none_is_trained_without_test_cases() -> None:
     untested = replace(one, train=CASES)
     assert "nnU-Net" not in estimate("evaluate", untested).work
     assert _seconds("evaluate", untested) < _seconds("evaluate", one) - 50
+
+
+def test_without_its_gpu_a_profile_has_no_times_but_all_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    told = {stage: estimate(stage, _load({"runtime.device": "cuda"})) for stage in get_args(StageName)}
+    assert {stage for stage, one in told.items() if one.seconds is None} == {
+        "train-slices", "tune-volume", "train-informed", "resample", "evaluate",
+    }  # fmt: skip
+    assert told["train-slices"].network_calls == 30
