@@ -147,7 +147,7 @@ def test_donors_are_other_training_patients(site: Site) -> None:
 def test_the_same_command_again_does_nothing(site: Site, gem3d: Command) -> None:
     began = time.monotonic()
     done = gem3d("enhance", site.dataset, *QUICK, "--factor", 2, "--catalog", site.catalog, "--json")
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 45  # below 30 on two cores that do nothing else
     again = json.loads(done.stdout)
     assert all(stage["cached"] for stage in again["stages"])
     assert again["artifacts"] == site.document["artifacts"]
