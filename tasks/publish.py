@@ -90,10 +90,10 @@ def _real(work: Work, source: Source, train: list[str]) -> list[_Volume]:
 def _product(work: Work, source: Source, published: list[_Volume], folder: str, factor: int, masks: int) -> Product:
     import pandas as pd
 
-    provenance = pd.DataFrame([_provenance(source, v.row) for v in published])
-    # real volumes have no seeds, and a float would round those of the others
-    whole = provenance.astype(dict.fromkeys(("seed", "noise_seed", "donor_slice"), "Int64"))
-    whole.to_parquet(work.folder / "provenance.parquet")
+    # real volumes have no seeds, and floats, which pandas would take for the gaps, would round those of the others
+    provenance = pd.DataFrame([_provenance(source, v.row) for v in published], dtype="object")
+    whole = dict.fromkeys({"seed", "noise_seed", "donor_slice"} & set(provenance.columns), "Int64")
+    provenance.astype(whole).infer_objects().to_parquet(work.folder / "provenance.parquet")
     (work.folder / "dataset.json").write_text(json.dumps(_dataset_json(source, folder, published), indent=2))
     (work.folder / "README.md").write_text(_readme(source, published, folder, factor, masks))
     files = {f"{folder}/{name}": work.folder / name for name in ("provenance.parquet", "dataset.json", "README.md")}

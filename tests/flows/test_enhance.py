@@ -249,6 +249,9 @@ def test_an_interrupted_run_says_so_and_leaves_nothing_behind(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # what a shell leaves to the background ignores it
     )
     deadline = time.monotonic() + SECONDS
     while not list((tmp_path / "catalog").glob("tables/artifacts/*.parquet")) and time.monotonic() < deadline:
@@ -267,7 +270,7 @@ def _assert_same_volumes(one: Site, other: Site) -> None:
     paths = []
     for site in (one, other):
         catalog = Catalog.open(site.catalog)
-        paths.append(catalog.paths(catalog.get("dataset/Phantoms-2x"), "Dataset501_Phantoms2x/imagesTr/"))
+        paths.append(catalog.paths(catalog.get("dataset/Phantoms-2x"), "Dataset501_Phantoms2x/imagesTr/gem"))
     assert paths[0].keys() == paths[1].keys()
     for name in paths[0]:
         first, second = (read_volume(p[name]).array for p in paths)
