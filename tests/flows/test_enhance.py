@@ -249,9 +249,8 @@ def test_an_interrupted_run_says_so_and_leaves_nothing_behind(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        ),  # what a shell leaves to the background ignores it
+        # what a shell starts in the background ignores Ctrl-C, and hands that on
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no other thread here
     )
     deadline = time.monotonic() + SECONDS
     while not list((tmp_path / "catalog").glob("tables/artifacts/*.parquet")) and time.monotonic() < deadline:
