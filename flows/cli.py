@@ -111,10 +111,7 @@ def enhance(
     mix: Annotated[str | None, typer.Option(help="none, or real: add the true training cases to the datasets.")] = None,
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
     memory: Memory = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(exists=True, file_okay=False, help="Folder of weights that others trained [GEM3D_WEIGHTS]."),
-    ] = None,
+    weights: Weights = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without faulty cases.")] = False,
     no_cache: NoCache = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,

@@ -46,7 +46,8 @@ def resample_dataset(params: ResampleParameters = ResampleParameters()) -> Summa
     volume_model = catalog.get(params.model or newest_volume_model(catalog)).ref.full
     _require_volume_model(catalog, volume_model)
     budget = {"runtime.memory": params.memory} if params.memory else {}
-    changes = {"factor": params.factor, **params.overrides, **budget}
+    # nothing is evaluated here, so no factor that was to be
+    changes = {"factor": params.factor, "evaluate.factors": None, **params.overrides, **budget}
     config = change(configuration_of_model(catalog, volume_model), changes)
     run = Run(
         catalog=address,
