@@ -21,6 +21,7 @@ import yaml
 from prefect.flows import Flow, load_flow_from_entrypoint
 
 from gem3d_core.phantoms import write_cohort
+from tasks.inputs import DatasetRefs
 from tasks.stage import StageName
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,12 +52,16 @@ def test_parameters_fit_the_flow(deployment: Deployment) -> None:
     flow = _flow(deployment)
     stated = deployment.get("parameters", {})
     assert isinstance(stated, dict)
+    given = {
+        str: "kind/name",
+        list[str]: ["kind/name"],
+        DatasetRefs: dict.fromkeys(DatasetRefs.model_fields, "kind/name"),
+    }
     references = {
-        name: ["kind/name"] if parameter.annotation == list[str] else "kind/name"
+        name: given[parameter.annotation]
         for name, parameter in signature(flow.fn).parameters.items()
         if parameter.default is parameter.empty and name not in stated
     }
-    assert all(signature(flow.fn).parameters[name].annotation in (str, list[str]) for name in references)
     assert flow.validate_parameters({**stated, **references}).keys() >= stated.keys()
 
 
