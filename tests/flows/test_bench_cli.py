@@ -21,8 +21,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """What the task is asked for; nothing is measured and no server started."""
     found: list[object] = []
 
-    def measured(address: str, model: str | None, steps: tuple[int, ...], *, full: bool) -> Comparison:
-        found.extend([address, model, steps, full])
+    def measured(
+        address: str, model: str | None, steps: tuple[int, ...], memory: str | None, *, full: bool
+    ) -> Comparison:
+        found.extend([address, model, steps, memory, full])
         return COMPARED
 
     @contextmanager
@@ -37,7 +39,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 def test_a_script_gets_one_document(asked: list[object]) -> None:
     arguments = ["bench", "sampling", "model/N-volume", "--full", "--steps", "5,10", "--catalog", "/c", "--json"]
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert asked == ["/c", "model/N-volume", (5, 10), True]
+    assert asked == ["/c", "model/N-volume", (5, 10), None, True]
     document = json.loads(done.stdout)
     assert document["speedup"] == 20.0
     assert document["ours"]["seconds_per_volume"] == document["reference"]["seconds_per_volume"] == 30.0
@@ -45,7 +47,7 @@ def test_a_script_gets_one_document(asked: list[object]) -> None:
 
 def test_a_person_gets_a_table(asked: list[object]) -> None:
     done = CliRunner().invoke(app, ["bench", "sampling", "--catalog", "/c"], catch_exceptions=False)
-    assert asked == ["/c", None, (), False]
+    assert asked == ["/c", None, (), None, False]
     assert "| Algorithm 1: ddim, 200 steps, eta 0, batch 1, fp32 |" in done.stdout
 
 
