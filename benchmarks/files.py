@@ -6,20 +6,18 @@ About three minutes on two cores.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from provenance import ROOT, provenance
+from provenance import keep
 
 from gem3d_core.bench.markdown import markdown
 from gem3d_core.bench.volume_files import bench_files, files_table
 from gem3d_core.volumes import read_label, read_volume
 from tasks.bench_catalog import CatalogSpeed, bench_catalog
 
-RESULTS = ROOT / "docs" / "results"
 SETS = {
     "Hippocampus MRI, about 35x51x35, uint8": ("Task04_Hippocampus/imagesTr", 30, read_volume),
     "Hippocampus masks": ("Task04_Hippocampus/labelsTr", 30, read_label),
@@ -52,7 +50,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of the datasets")
     given = parser.parse_args()
-    facts = provenance([]) | {"command": "python benchmarks/files.py ../data"}
     numbers, sections = {}, [FILES]
     with tempfile.TemporaryDirectory() as folder:
         for title, (place, count, read) in SETS.items():
@@ -61,12 +58,8 @@ def main() -> None:
             numbers[title] = asdict(speed)
             sections.append(markdown(files_table(speed, title)))
         catalog = bench_catalog(Path(folder), 10_000, 300, [sys.executable, "-m", "flows.cli"])
-    told = f"`{facts['command']}`, commit {facts['commit']}, {facts['machine']}, {facts['date']}."
-    sections += [CATALOG, _catalog_table(catalog), told]
-    (RESULTS / "io.json").write_text(
-        json.dumps({**facts, "files": numbers, "catalog": asdict(catalog)}, indent=1) + "\n"
-    )
-    (RESULTS / "io.md").write_text("\n\n".join(sections) + "\n")
+    sections += [CATALOG, _catalog_table(catalog)]
+    keep("io", "python benchmarks/files.py ../data", sections, {"files": numbers, "catalog": asdict(catalog)})
 
 
 def _catalog_table(speed: CatalogSpeed) -> str:

@@ -6,14 +6,13 @@ The network is that of the profile hippocampus-cpu with random weights, at five 
 depend on the weights. Every point is measured in a process of its own. About ten minutes on two cores.
 """
 
-import json
 import multiprocessing
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 from matplotlib.figure import Figure
-from provenance import ROOT, provenance
+from provenance import RESULTS, keep
 from random_model import LABELS, random_model, random_recipes
 
 from configs import load
@@ -25,7 +24,6 @@ from gem3d_core.sampling import count_windows
 from gem3d_core.settings import SampleSpec
 
 STEPS = 5
-RESULTS = ROOT / "docs" / "results"
 
 
 @dataclass(frozen=True)
@@ -66,11 +64,9 @@ def main() -> None:
         with context.Pool(1) as pool:
             measured.append(pool.apply(measure, (point,)))
         sys.stderr.write(f"{measured[-1]}\n")
-    facts = provenance([]) | {"command": "python benchmarks/growth.py"}
-    document = {**facts, "points": [{**asdict(p), "other_bytes": p.other_bytes} for p in measured]}
-    (RESULTS / "growth.json").write_text(json.dumps(document, indent=1) + "\n")
-    told = f"`{facts['command']}`, commit {facts['commit']}, {facts['machine']}, {facts['date']}."
-    (RESULTS / "growth.md").write_text(f"# Growth\n\n{markdown(_table(measured))}\n\n![Growth](growth.png)\n\n{told}\n")
+    sections = ["# Growth", markdown(_table(measured)), "![Growth](growth.png)"]
+    points = [{**asdict(p), "other_bytes": p.other_bytes} for p in measured]
+    keep("growth", "python benchmarks/growth.py", sections, {"points": points})
     _plot(measured)
 
 

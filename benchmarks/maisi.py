@@ -7,17 +7,14 @@ rectified-flow steps and its autoencoder, without the ControlNet that a mask wou
 hippocampus-cpu draws, mask and informed slice included. About five minutes on two cores.
 """
 
-import json
-import sys
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
 from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
 from monai.networks.schedulers import RFlowScheduler
-from provenance import ROOT, provenance
+from provenance import keep
 from random_model import random_model, random_recipes
 from torch import Tensor
 
@@ -34,7 +31,6 @@ SIDES = (64, 128)
 VOLUMES = 4
 """Of ours: as many as share batches; MAISI draws one at a time, as its memory allows."""
 LATENT_CHANNELS, LATENT_FACTOR = 4, 4
-RESULTS = ROOT / "docs" / "results"
 
 
 @dataclass(frozen=True)
@@ -59,12 +55,8 @@ class Row:
 def main() -> None:
     """Measure both at every size, then write the table and the numbers."""
     rows = [row for side in SIDES for row in (maisi(side), ours(side))]
-    facts = provenance([]) | {"command": f"python benchmarks/{Path(__file__).name}"}
     told = [{**asdict(row), "microseconds_per_voxel": row.microseconds_per_voxel} for row in rows]
-    (RESULTS / "maisi.json").write_text(json.dumps({**facts, "rows": told}, indent=1) + "\n")
-    source = f"`{facts['command']}`, commit {facts['commit']}, {facts['machine']}, {facts['date']}."
-    (RESULTS / "maisi.md").write_text(f"# Beside MAISI\n\n{markdown(_table(rows))}\n\n{source}\n")
-    sys.stdout.write((RESULTS / "maisi.md").read_text())
+    keep("maisi", "python benchmarks/maisi.py", ["# Beside MAISI", markdown(_table(rows))], {"rows": told})
 
 
 @torch.no_grad()

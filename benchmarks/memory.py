@@ -6,13 +6,10 @@ Computed on torch's meta device, except that the profile hippocampus-cpu at 4 Gi
 About two minutes on two cores.
 """
 
-import json
-import sys
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import torch
-from provenance import ROOT, provenance
+from provenance import keep
 from random_model import random_model, random_recipes
 
 from configs import Config, load
@@ -31,7 +28,6 @@ BUDGETS = (4, 8, 16, 24, 80)
 """GiB; 4 for a CPU, the others for GPUs."""
 PROFILES = ("hippocampus-cpu", "hippocampus-gpu", "brats-paper")
 LABELS = 3
-RESULTS = ROOT / "docs" / "results"
 
 
 @dataclass(frozen=True)
@@ -53,11 +49,8 @@ def main() -> None:
     """Compute every row, measure one, then write the table and the numbers."""
     rows = [computed(profile, budget) for profile in PROFILES for budget in BUDGETS]
     rows[0] = replace(rows[0], measured_peak=measured(load(rows[0].profile), rows[0].windows))
-    facts = provenance([]) | {"command": f"python benchmarks/{Path(__file__).name}"}
-    (RESULTS / "memory.json").write_text(json.dumps({**facts, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
-    source = f"`{facts['command']}`, commit {facts['commit']}, {facts['machine']}, {facts['date']}."
-    (RESULTS / "memory.md").write_text(f"# Memory budgets\n\n{markdown(_table(rows))}\n\n{source}\n")
-    sys.stdout.write((RESULTS / "memory.md").read_text())
+    sections = ["# Memory budgets", markdown(_table(rows))]
+    keep("memory", "python benchmarks/memory.py", sections, {"rows": [asdict(row) for row in rows]})
 
 
 def computed(profile: str, budget: int) -> Row:

@@ -13,14 +13,13 @@ import json
 import subprocess
 import sys
 
-from provenance import ROOT, provenance
+from provenance import RESULTS, ROOT, provenance
 from pydantic import TypeAdapter
 
 from gem3d_core.bench.markdown import markdown
 from gem3d_core.bench.sampling import Comparison, comparison_table
 
 RUNS = {"full": ["--full"], "steps": ["--steps", "5,8,10,15,20,25,50,200"]}
-RESULTS = ROOT / "docs" / "results"
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ from gem3d_core.settings import SampleSpec
 from tasks.code_version import code_version
 from tasks.configuration import configuration_of_model
 from tasks.fidelity import evenly, weights_folder
-from tasks.inputs import Prepared, newest_volume_model, open_prepared, parent_of
+from tasks.inputs import Prepared, newest_volume_model, open_prepared, refs_behind
 from tasks.policy import accelerator
 from tasks.progress import Progress, open_progress
 from tasks.stage import canonical
@@ -124,13 +124,13 @@ def _subject(catalog: Catalog, model: str | None, memory: str | None, *, full: b
     artifact = catalog.get(named)
     budget = {"runtime.memory": memory} if memory else {}
     config = change(configuration_of_model(catalog, artifact.ref.full), budget)
-    latents = parent_of(catalog, artifact.ref.full, "latents")
-    prepared = open_prepared(catalog, parent_of(catalog, latents, "prepared"))
+    data = refs_behind(catalog, artifact.ref.full)
+    prepared = open_prepared(catalog, data.prepared)
     if not prepared.test:
         raise BadInput(f"{named} has no test volumes: its dataset has fewer than two patients")
     cases = evenly(prepared.test, None if full else VOLUMES)
     seeds = range(config.seed, config.seed + (SEEDS if full else 1))
-    return _Subject(catalog, artifact, latents, prepared, config, tuple(cases), tuple(seeds))
+    return _Subject(catalog, artifact, data.latents, prepared, config, tuple(cases), tuple(seeds))
 
 
 def _check_steps(config: Config, steps: tuple[int, ...]) -> None:

@@ -12,16 +12,11 @@ from configs import Config
 from gem3d_core.checkpoints import NetworkFacts
 from gem3d_core.codec import PAPER_LAYERS, PAPER_WIDTHS, trained_widths
 from gem3d_core.costs import Cost, codec_flops, network_cost, network_flops
-from gem3d_core.dataset import Dataset
-from gem3d_core.errors import BadInput
 from gem3d_core.kl_training import BATCH as KL_BATCH
 from gem3d_core.memory import OVERHEAD
-from gem3d_core.sampling import count_windows
 from gem3d_core.settings import UNetSpec
-from gem3d_core.split import split_cases
-from gem3d_core.volumes import axial_depth, read_header
-from tasks.informed import variants
 from tasks.stage import StageName
+from tasks.workload import Load
 
 BACKWARD = 2.0
 """Operations of a backward pass over those of the forward pass."""
@@ -61,84 +56,6 @@ class Estimate:
     network_calls: int = 0
     seconds: float | None = None
     memory_gib: float | None = None
-
-
-@dataclass(frozen=True)
-class Load:
-    """What a run has to get through: axial depth and shape of each case, and which of them train."""
-
-    config: Config
-    depths: dict[str, int]
-    shapes: dict[str, tuple[int, ...]]
-    train: tuple[str, ...]
-    patients: int
-    """Of the training cases."""
-    labels: int
-    unreadable: tuple[str, ...] = ()
-    """What is wrong with cases that are left out."""
-
-    @property
-    def slices(self) -> int:
-        """Axial slices of all cases."""
-        return sum(self.depths.values())
-
-    @property
-    def volumes(self) -> int:
-        """Synthetic volumes of all repeats."""
-        return self.config.factor * len(self.train) * len(variants(self.config))
-
-    @property
-    def windows(self) -> int:
-        """Windows of all synthetic volumes."""
-        n, h = self.config.condition.window, self.config.resample.overlap
-        return self.volumes // max(1, len(self.train)) * count_windows((self.depths[c] for c in self.train), n, h)
-
-    @property
-    def paired_windows(self) -> int:
-        """Windows of the test volumes that are drawn for the paired scores."""
-        test = sorted(self.depths.keys() - set(self.train))[: self.config.evaluate.paired_cases]
-        n, h = self.config.condition.window, self.config.resample.overlap
-        return count_windows((self.depths[case] for case in test), n, h)
-
-    @property
-    def voxels(self) -> int:
-        """Of all cases."""
-        return sum(prod(shape) for shape in self.shapes.values())
-
-    @property
-    def train_voxels(self) -> int:
-        """Of the training cases."""
-        return sum(prod(self.shapes[case]) for case in self.train)
-
-
-def measure_load(dataset: Dataset, config: Config) -> Load:
-    """Reads headers only. A case whose image and mask cannot be read, or do not fit, is left out and listed."""
-    headers, unreadable = {}, []
-    for case in dataset.cases:
-        try:
-            image, label = read_header(case.image), read_header(case.label)
-        except BadInput as error:
-            unreadable.append(str(error))
-            continue
-        if image.shape == label.shape:
-            headers[case.case] = image
-        else:
-            unreadable.append(f"{case.case}: image of {image.shape} voxels, mask of {label.shape}")
-    kept = dict(sorted(headers.items())[: config.data.max_cases])
-    patients = {case.case: case.patient for case in dataset.cases}
-    others = {case.case for case in dataset.cases} - kept.keys()
-    split = split_cases(sorted(kept), config.data.split, patients, quarantined=others)
-    depths = {case: axial_depth(header) for case, header in kept.items()}
-    shapes: dict[str, tuple[int, ...]] = {case: header.shape for case, header in kept.items()}
-    return Load(
-        config,
-        depths,
-        shapes,
-        split.train,
-        len({patients[case] for case in split.train}),
-        len(dataset.label_ids),
-        tuple(unreadable),
-    )
 
 
 def estimate(stage: StageName, load: Load) -> Estimate:

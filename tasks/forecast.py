@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from gem3d_core.dataset import open_dataset
 from tasks.downstream import arms_of, downstream
 from tasks.encode import encode
-from tasks.estimates import estimate, measure_load
+from tasks.estimates import estimate
 from tasks.fidelity import fidelity
 from tasks.informed import informed
 from tasks.ingest import ingest
@@ -22,6 +22,7 @@ from tasks.report import report
 from tasks.resample import resample
 from tasks.stage import Run, StageName, WouldRun
 from tasks.train import train_informed, train_slices, tune_volume
+from tasks.workload import measure_load
 
 
 class StageForecast(BaseModel):

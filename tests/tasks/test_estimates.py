@@ -6,8 +6,9 @@ from typing import get_args
 import pytest
 
 from configs import load
-from tasks.estimates import Load, estimate
+from tasks.estimates import estimate
 from tasks.stage import StageName
+from tasks.workload import Load
 
 CASES = tuple(f"case_{k}" for k in range(10))
 
