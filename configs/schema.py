@@ -91,6 +91,8 @@ class Runtime(Section):
     memory: str | None = None
     """Such as 8GiB, of the GPU or of the process: as many windows are drawn at once as fit, and a training batch is
     computed in as few pieces as fit. None: resample.batch windows, and training takes what it needs (at most a GPU)."""
+    compile: bool = False
+    """Compile the network for re-sampling on a GPU: minutes at the start of a run, then faster calls."""
     weights: str | None = None
     """Folder of weights that others trained; GEM3D_WEIGHTS when none."""
 

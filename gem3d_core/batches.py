@@ -1,7 +1,7 @@
 """What the training loops read: cached latents, drawn into batches by one seeded generator."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -33,6 +33,13 @@ def open_latents(files: Mapping[str, Path], window: int) -> list[LatentCase]:
             image, condition = tensors.get_tensor("image"), tensors.get_tensor("condition")
         cases.append(LatentCase(name, pad_slices(image, window), pad_slices(condition, window), len(image)))
     return cases
+
+
+def held_on(device: torch.device, cases: list[LatentCase], room: float) -> list[LatentCase]:
+    """The cases on a device, where all of them take no more than `room` bytes; else as they are."""
+    if sum(t.numel() * t.element_size() for case in cases for t in (case.image, case.condition)) > room:
+        return cases
+    return [replace(case, image=case.image.to(device), condition=case.condition.to(device)) for case in cases]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gem3d_core.batches import LatentCase, open_latents
+from gem3d_core.batches import LatentCase, held_on, open_latents
 from gem3d_core.checkpoints import NetworkFacts, facts_from
 from gem3d_core.costs import plan_training
 from gem3d_core.errors import Gem3dError
@@ -29,6 +29,8 @@ from gem3d_core.training import Trained
 Outcome = tuple[dict[str, Tensor], Trained]
 POLL_SECONDS = 0.5
 LAST_LINES = 30
+LATENTS_SHARE = 0.25
+"""Of a GPU's memory that training latents may take, so that no step waits for them."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,10 @@ class Job:
 def train_job(job: Job, device: torch.device, on_step: OnStep, ranks: Ranks = ALONE) -> Outcome:
     """Train here. Raises as `training.train` does."""
     cases = open_latents({case: Path(file) for case, file in job.latents.items()}, job.facts.window)
+    budget = _budget(job, device)
+    if device.type == "cuda" and budget is not None:
+        cases = held_on(device, cases, LATENTS_SHARE * budget)
+        budget -= torch.cuda.memory_allocated(device)
     training = Training(
         cases=cases,
         schedule=make_schedule(job.diffusion),
@@ -82,7 +88,7 @@ def train_job(job: Job, device: torch.device, on_step: OnStep, ranks: Ranks = AL
         on_step=on_step,
         emphasis=None if job.emphasis is None else torch.tensor(job.emphasis),
         ranks=ranks,
-        plan=_plan(job, device, ranks, cases[0]),
+        plan=_plan(job, budget, ranks, cases[0]),
     )
     if job.facts.kind == "slice":
         return train_slice_model(job.facts, training)
@@ -92,11 +98,15 @@ def train_job(job: Job, device: torch.device, on_step: OnStep, ranks: Ranks = AL
     return tune_volume_model(job.facts, Path(job.slice_weights), training)
 
 
-def _plan(job: Job, device: torch.device, ranks: Ranks, case: LatentCase) -> TrainingPlan:
+def _budget(job: Job, device: torch.device) -> float | None:
+    """Bytes that this process may take; None on a CPU without a limit."""
+    if job.memory is None and device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    return job.memory
+
+
+def _plan(job: Job, budget: float | None, ranks: Ranks, case: LatentCase) -> TrainingPlan:
     """How a step is brought through the memory that there is."""
-    budget = job.memory
-    if budget is None and device.type == "cuda":
-        budget = float(torch.cuda.get_device_properties(device).total_memory)
     if budget is None:
         return TrainingPlan()
     n, spec = job.facts.window, job.spec

@@ -6,6 +6,8 @@ as in the release.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
@@ -15,6 +17,8 @@ from torch import Tensor, nn
 
 from gem3d_core.settings import UNetSpec
 
+Backend: TypeAlias = str | Callable[..., Callable[..., Any]]
+"""Of torch.compile: a name, or a function of a graph and its example inputs."""
 POSITION_EMBEDDING = 128
 """Width of the sinusoid of 1000 p [release]."""
 
@@ -133,6 +137,7 @@ class VolumeNetwork(nn.Module):
     def __init__(self, slices: UNet2DModel, spec: UNetSpec, n: int) -> None:
         super().__init__()
         self.slots = Slots(n)
+        self.fixed_batch = False
         self.unet = slices
         for parent in list(slices.modules()):
             for name, child in list(parent.named_children()):
@@ -145,6 +150,16 @@ class VolumeNetwork(nn.Module):
         """((b n) c h w) and t ((b n)) -> the prediction of the same layout as the latent."""
         prediction: Tensor = self.unet(x, t, class_labels=class_labels, return_dict=False)[0]
         return prediction
+
+    def compile_for_sampling(self, backend: Backend = "inductor") -> None:
+        """Compile the forward pass for batches of one size, to CUDA graphs on a GPU; `fixed_batch` asks for such.
+
+        The weights of 2D convolutions are stored channels-last, as compiled convolutions want them.
+        """
+        self.to(memory_format=torch.channels_last)
+        options = {"mode": "reduce-overhead"} if backend == "inductor" else {}
+        self.compile(backend=backend, fullgraph=True, dynamic=False, **options)
+        self.fixed_batch = True
 
     def volumetric_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that stage 2 trains, by name."""

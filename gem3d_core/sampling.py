@@ -91,9 +91,9 @@ def sample_volumes(
 
         jobs = [(volume, k) for volume in flying for k in volume.ready()][:batch]
         try:
-            windows = _draw(network, jobs, schedule, spec, n, device)
+            windows = _draw(network, _filled_up(jobs, network, batch), schedule, spec, n, device)[: len(jobs)]
         except torch.OutOfMemoryError as error:
-            batch = _halved(len(jobs), device, error)
+            batch = _halved(batch if _is_fixed(network) else len(jobs), device, error)
             continue
         for (volume, k), drawn in zip(jobs, windows, strict=True):
             volume.waiting.remove(k)
@@ -103,6 +103,17 @@ def sample_volumes(
         for volume in [v for v in flying if not v.waiting]:
             flying.remove(volume)
             yield volume.request.name, volume.latents[: volume.Z]
+
+
+def _filled_up(
+    jobs: list[tuple[_Volume, int]], network: VolumeNetwork | UNet2DModel, batch: int
+) -> list[tuple[_Volume, int]]:
+    """The jobs, for a network that takes batches of one size only with the last one repeated up to it."""
+    return jobs + [jobs[-1]] * (batch - len(jobs)) if _is_fixed(network) else jobs
+
+
+def _is_fixed(network: VolumeNetwork | UNet2DModel) -> bool:
+    return isinstance(network, VolumeNetwork) and network.fixed_batch
 
 
 def _halved(batch: int, device: torch.device, error: torch.OutOfMemoryError) -> int:

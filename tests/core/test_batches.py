@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gem3d_core.batches import LatentCase, draw_positions, draw_windows, open_latents
+from gem3d_core.batches import LatentCase, draw_positions, draw_windows, held_on, open_latents
 from gem3d_core.windows import start_slice
 
 C, M, N = 2, 2, 4
@@ -80,3 +80,13 @@ def test_latents_are_read_from_their_files_and_padded_to_a_window(tmp_path: Path
     assert [(c.name, c.depth, len(c.image), len(c.condition)) for c in opened] == [("a", 9, 9, 9), ("b", 2, N, N)]
     assert torch.equal(opened[0].image, latents(9, C, 9))
     assert torch.equal(opened[1].condition, latents(2, M, 4)[[0, 1, 1, 1]])
+
+
+def test_latents_are_held_on_a_device_where_all_of_them_fit() -> None:
+    cases = [LatentCase(str(Z), latents(Z, C, seed=1), latents(Z, M, seed=2), Z) for Z in (5, 7)]
+    needed = 12 * (C + M) * 4 * 4 * 4
+    held = held_on(torch.device("meta"), cases, needed)
+    assert [(case.name, case.image.device.type, case.condition.shape[0]) for case in held] == [
+        ("5", "meta", 5), ("7", "meta", 7)
+    ]  # fmt: skip
+    assert held_on(torch.device("meta"), cases, needed - 1) is cases

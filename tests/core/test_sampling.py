@@ -1,5 +1,6 @@
 """Re-sampling whole volumes: the same alone as in company, seeded, finite, of any depth."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -7,6 +8,7 @@ from functools import lru_cache
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
 from gem3d_core.errors import Gem3dError
 from gem3d_core.networks import VolumeNetwork, position_network, slice_network
@@ -79,6 +81,18 @@ def test_every_slice_is_drawn_and_finite(spec: SampleSpec) -> None:
         assert volume.dtype == torch.float32
         assert bool(volume.isfinite().all())
         assert bool((volume.abs().amax(dim=(1, 2, 3)) > 1e-3).all()), "a slice that was never written is zero"
+
+
+def test_a_compiled_network_sees_batches_of_one_size_and_draws_the_same() -> None:
+    """The compiler is asked for one whole graph of one size; its backend here runs the graph as it is."""
+    compiled, counter = copy.deepcopy(network()), CompileCounter()
+    compiled.compile_for_sampling(counter)
+    plain, drawn = (
+        dict(sample_volumes(net, REQUESTS, SCHEDULE, replace(FAST, batch=3), N, CPU)) for net in (network(), compiled)
+    )
+    assert counter.frame_count == 1
+    for name, volume in plain.items():
+        torch.testing.assert_close(drawn[name], volume, atol=1e-4, rtol=0)
 
 
 def test_the_seed_decides() -> None:
