@@ -1,5 +1,6 @@
 """The configuration of a run. What a field does stands where the field stands, here or at the value it builds."""
 
+import os
 import re
 from typing import Literal, Self
 
@@ -84,8 +85,8 @@ class Runtime(Section):
     """Where and how fast, never what: no stage's identity depends on these."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    workers: int = Field(2, ge=1)
-    """Threads for reading, preparing and writing; processes of nnU-Net's planning."""
+    workers: int | None = Field(None, ge=1)
+    """Threads for reading, preparing and writing; processes of nnU-Net's planning. None: as many as cores."""
     processes: int | None = Field(None, ge=1)
     """Processes that train a model together, one for each GPU; none: as many GPUs as can share a batch evenly."""
     memory: str | None = None
@@ -102,6 +103,11 @@ class Runtime(Section):
         if text is not None and not re.fullmatch(r"\d+(\.\d+)? ?[MG]iB", text):
             raise ValueError("expected a number and a unit, GiB or MiB, such as 8GiB")
         return text
+
+    @property
+    def threads(self) -> int:
+        """Workers that were asked for, or one for each core that this process may use."""
+        return self.workers or len(os.sched_getaffinity(0))
 
     @property
     def memory_bytes(self) -> float | None:

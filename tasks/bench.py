@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ from gem3d_core.files import atomic
 from gem3d_core.metrics.features import load_lpips
 from gem3d_core.metrics.fidelity import lpips_distance, ms_ssim
 from gem3d_core.reference import STEPS
-from gem3d_core.resampling import VolumeModel
+from gem3d_core.resampling import Recipe, VolumeModel
 from gem3d_core.settings import SampleSpec
 from tasks.code_version import code_version
 from tasks.configuration import configuration_of_model
@@ -40,7 +41,7 @@ from tasks.inputs import Prepared, newest_volume_model, open_prepared, refs_behi
 from tasks.policy import accelerator
 from tasks.progress import Progress, open_progress
 from tasks.stage import canonical
-from tasks.synthetic import paired_recipes
+from tasks.synthetic import paired_recipe
 from tasks.volume_model import open_volume_model, sampler
 
 VOLUMES = 8
@@ -200,13 +201,18 @@ def _measure_all(
             waiting = [case for case in subject.cases if not files[method, case, seed].exists()]
             if not waiting:
                 continue
-            recipes = partial(paired_recipes, subject.prepared, waiting, seed)
+            recipes = partial(_recipes, subject.prepared, waiting, seed)
             for case, measured in measure(model, method, recipes, score):
                 with atomic(files[method, case, seed]) as building:
                     building.write_text(json.dumps(asdict(measured)))
                 progress.at(sum(file.exists() for file in files.values()), method.name)
     read = {key: Measured(**json.loads(file.read_text())) for key, file in files.items()}
     return {m: {(case, seed): one for (method, case, seed), one in read.items() if method == m} for m in methods}
+
+
+def _recipes(prepared: Prepared, cases: list[str], seed: int) -> Iterator[Recipe]:
+    for case in cases:
+        yield paired_recipe(prepared, case, prepared.image(case), seed)
 
 
 def _speed(subject: _Subject, model: VolumeModel) -> Speed:

@@ -1,17 +1,16 @@
 """Stage 11, fidelity: FID in three planes, paired scores on test volumes, continuity, nearest training volume."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+from torch import nn
 
 from configs import Config
-from data_catalog import Artifact, Catalog
 from gem3d_core.errors import NotAvailable
-from gem3d_core.metrics.continuity import border_ratio, smoothness_ratio
 from gem3d_core.metrics.features import (
     LPIPS_TRUNK,
     Extractor,
@@ -20,13 +19,24 @@ from gem3d_core.metrics.features import (
     load_lpips,
     radimagenet_resnet50,
 )
-from gem3d_core.metrics.fidelity import feature_moments, fid, lpips_distance, ms_ssim
+from gem3d_core.metrics.fidelity import fid
 from gem3d_core.metrics.privacy import nearest_distances
-from tasks.fidelity_pictures import draw_comparisons, draw_distances
+from tasks.fidelity_pictures import PICTURE_ROWS, draw_comparisons, draw_distances
+from tasks.fidelity_volumes import (
+    HELD_OUT,
+    TRAINING,
+    DrawnVolumes,
+    Reading,
+    Seen,
+    TestVolumes,
+    read_drawn,
+    read_test,
+    read_training,
+)
 from tasks.inputs import DatasetRefs, Prepared, hash_file, open_prepared, open_source
 from tasks.policy import accelerator, stage_task
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
-from tasks.synthetic import Row, Synthetic, accepted, draw_paired, open_synthetic
+from tasks.synthetic import Real, Row, Synthetic, accepted, draw_paired, open_synthetic
 from tasks.volume_model import sampling_identity
 
 if TYPE_CHECKING:
@@ -34,7 +44,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SYNTHETIC, EDITED, HELD_OUT, PAIRED = "synthetic", "synthetic for edited masks", "held-out real", "test, paired"
+SYNTHETIC, EDITED, PAIRED = "synthetic", "synthetic for edited masks", "test, paired"
 SETS = {"true": SYNTHETIC, "augmented": EDITED}
 """By the kind of mask. The real volumes have true masks, so those carry the headline; an edit changes the anatomy."""
 FEWEST_EDITED = 3
@@ -73,21 +83,30 @@ def fidelity(run: Run, data: DatasetRefs, volume_model: str, volumes: list[str])
     def make(work: Work) -> Product:
         prepared = open_prepared(work.catalog, data.prepared)
         repeats = [work.catalog.get(ref) for ref in volumes]
-        drawn = repeats[0]
+        rows = [accepted(work.catalog, repeat) for repeat in repeats]
+        sets, missing = _fid_sets(rows[0])
+        limit = config.evaluate.fid_volumes
+        of_volume = {str(row["volume"]): of for of, found in sets.items() for row in evenly(found, limit)}
+        shown = [row for variant in SETS for row in _of(rows[0], variant)[:PICTURE_ROWS]]
+        names, cases = ({str(row[key]) for row in shown} for key in ("volume", "mask_case"))
         with accelerator(config) as device:
-            paired = draw_paired(work, run, prepared, data.latents, volume_model, device)
-            values, missing = _fid(work, config, prepared, drawn, device)
-            scores, unmeasured = _paired_scores(config, prepared, paired, device)
-        values += scores
-        for variant, of in SETS.items():
-            rows = accepted(work.catalog, drawn, variant)
-            values += _continuity(open_synthetic(work.catalog, drawn, rows), prepared, of)
-        values += _continuity(paired, prepared, PAIRED)
-        distances = _distances(work.catalog, prepared, repeats)
+            features, without_fid = _features(config, device)
+            lpips, without_scores = _lpips(config, prepared, device)
+            reading = Reading(features)
+            train, real = read_training(reading, prepared, evenly(prepared.train, limit), cases, work.progress)
+            paired = draw_paired(work, run, prepared, data.latents, volume_model, device) if prepared.test else []
+            held_out, first = evenly(prepared.test, limit), prepared.test[:PICTURE_ROWS]
+            test = read_test(reading, prepared, paired, lpips, held_out, first)
+            opened = (open_synthetic(work.catalog, *repeat) for repeat in zip(repeats, rows, strict=True))
+            drawn = read_drawn(reading, opened, train, of_volume, names)
+        values = _fid(reading, [*sets, *([HELD_OUT] if prepared.test else [])])
+        values += [*_paired_scores(prepared.test, test), *_continuity(prepared.test, drawn, test)]
+        distances = _distances(prepared, drawn, train, test)
         near = {of: distances.loc[distances["of"] == of, "distance"].to_numpy() for of in (SYNTHETIC, HELD_OUT)}
-        pictures = draw_comparisons(work, open_source(work.catalog, data.source), prepared, drawn, paired)
+        source, groups = open_source(work.catalog, data.source), _pictured(drawn, real, test)
+        pictures = draw_comparisons(work, source, prepared, repeats[0], groups)
         pictures |= draw_distances(work, near[SYNTHETIC], near[HELD_OUT])
-        return _product(work, values, missing | unmeasured, distances, pictures)
+        return _product(work, values, (without_fid or missing) | without_scores, distances, pictures)
 
     return run_stage(run, stage, make)
 
@@ -116,37 +135,57 @@ def _weights_hash(run: Run, name: str) -> str | None:
         return None
 
 
-def _fid(
-    work: Work, config: Config, prepared: Prepared, volumes: Artifact, device: str
-) -> tuple[list[Value], dict[str, str]]:
-    """FID of synthetic volumes, and of held-out real ones as a yardstick, against the training volumes."""
+def _features(config: Config, device: str) -> tuple[Extractor | None, dict[str, str]]:
+    """The network whose features FID compares; none, and why, where it is not available."""
     try:
-        features = _extractor(config, device)
+        return _extractor(config, device), {}
     except NotAvailable as reason:
-        return [], {"FID": str(reason)}
-    limit = config.evaluate.fid_volumes
-    drawn, missing = _fid_sets(work.catalog, volumes)
-    sets = {of: _drawn(work.catalog, volumes, evenly(rows, limit)) for of, rows in drawn.items()}
-    if prepared.test:
-        sets[HELD_OUT] = _real(prepared, evenly(prepared.test, limit))
-    work.progress.total(1 + len(sets), "sets of features")
-    real = feature_moments(_real(prepared, evenly(prepared.train, limit)), features)
-    values = []
-    for done, (of, compared) in enumerate(sets.items(), start=1):
-        work.progress.at(done)
-        for plane, score in fid(real, feature_moments(compared, features)).items():
-            values.append(Value(f"FID {plane}", of, "", score.value, score.n_real, score.n_synthetic))
-    return values, missing
+        return None, {"FID": str(reason)}
 
 
-def _fid_sets(catalog: Catalog, volumes: Artifact) -> tuple[dict[str, list[Row]], dict[str, str]]:
-    """Accepted volumes by set, and why the edited masks have no FID where they are few beside the true ones."""
-    rows = {of: accepted(catalog, volumes, variant) for variant, of in SETS.items()}
+def _lpips(config: Config, prepared: Prepared, device: str) -> tuple[nn.Module | None, dict[str, str]]:
+    """The network of LPIPS; none where it is not available, and which paired scores there are not."""
+    if not prepared.test:
+        reason = "there is no test split: with fewer than two patients all cases train"
+        return None, {"MS-SSIM": reason, "LPIPS": reason}
+    try:
+        return load_lpips(weights_folder(config), device, download=False), {}
+    except NotAvailable as reason:
+        return None, {"LPIPS": str(reason)}
+
+
+def _fid_sets(accepted_rows: list[Row]) -> tuple[dict[str, list[Row]], dict[str, str]]:
+    """Drawn volumes by set, and why the edited masks have no FID where they are few beside the true ones."""
+    rows = {of: _of(accepted_rows, variant) for variant, of in SETS.items()}
     sets = {of: found for of, found in rows.items() if found}
     if len(sets) == len(SETS) and len(sets[EDITED]) < FEWEST_EDITED:
         few = len(sets.pop(EDITED))
         return sets, {f"FID ({EDITED})": f"{few} volume(s) were accepted, expected {FEWEST_EDITED} or more"}
     return sets, {}
+
+
+def _of(rows: list[Row], variant: str) -> list[Row]:
+    return [row for row in rows if row["variant"] == variant]
+
+
+def _pictured(
+    drawn: DrawnVolumes, real: Mapping[str, Real], test: TestVolumes
+) -> dict[str, list[tuple[Synthetic, Real]]]:
+    """What each picture shows: drawn volumes with the real ones of their cases."""
+    new = {v: [(one, real[one.case]) for one in drawn.pictured if one.variant == v] for v in SETS}
+    paired = sorted(((pair.drawn, pair.real) for pair in test.pictured), key=lambda shown: shown[0].case)
+    return {"training": new["true"], "paired": paired, "augmented": new["augmented"]}
+
+
+def _fid(reading: Reading, sets: list[str]) -> list[Value]:
+    """FID of synthetic volumes, and of held-out real ones as a yardstick, against the training volumes."""
+    if reading.features is None:
+        return []
+    values, moments = [], reading.moments
+    for of in sets:
+        for plane, score in fid(moments.get(TRAINING, {}), moments.get(of, {})).items():
+            values.append(Value(f"FID {plane}", of, "", score.value, score.n_real, score.n_synthetic))
+    return values
 
 
 def evenly(items: Sequence[T], limit: int | None) -> list[T]:
@@ -162,61 +201,46 @@ def _extractor(config: Config, device: str) -> Extractor:
     return efficientnet_lite0(device)
 
 
-def _drawn(catalog: Catalog, volumes: Artifact, rows: Iterable[Row]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for one in open_synthetic(catalog, volumes, rows):
-        yield one.slices, one.outline
+def _paired_scores(cases: list[str], test: TestVolumes) -> list[Value]:
+    """MS-SSIM and LPIPS of every paired test volume."""
+    scores = {"MS-SSIM": test.ms_ssim, "LPIPS": test.lpips}
+    return [
+        Value(metric, PAIRED, case, of_cases[case])
+        for metric, of_cases in scores.items()
+        for case in cases
+        if case in of_cases
+    ]
 
 
-def _real(prepared: Prepared, cases: Iterable[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for case in cases:
-        yield prepared.image(case), prepared.outline(case)
-
-
-def _paired_scores(
-    config: Config, prepared: Prepared, paired: list[Synthetic], device: str
-) -> tuple[list[Value], dict[str, str]]:
-    """MS-SSIM and LPIPS of every paired test volume, and what could not be measured."""
-    if not paired:
-        reason = "there is no test split: with fewer than two patients all cases train"
-        return [], {"MS-SSIM": reason, "LPIPS": reason}
-    values = [Value("MS-SSIM", PAIRED, s.case, ms_ssim(s.slices, prepared.image(s.case), s.outline)) for s in paired]
-    try:
-        network = load_lpips(weights_folder(config), device, download=False)
-    except NotAvailable as missing:
-        return values, {"LPIPS": str(missing)}
-    for s in paired:
-        distance = lpips_distance(s.slices, prepared.image(s.case), network, s.outline)
-        values.append(Value("LPIPS", PAIRED, s.case, distance))
-    return values, {}
-
-
-def _continuity(volumes: Iterable[Synthetic], prepared: Prepared, of: str) -> list[Value]:
-    """(a) borders over insides of windows; (b) slice-to-slice difference over the real volume's, in three planes."""
+def _continuity(cases: list[str], drawn: DrawnVolumes, test: TestVolumes) -> list[Value]:
+    """Both measures of the drawn volumes by set, and of the paired ones."""
+    measured = [
+        (of, name, found)
+        for kind, of in SETS.items()
+        for name, (variant, found) in drawn.continuity.items()
+        if variant == kind
+    ]
+    measured += [(PAIRED, case, test.continuity[case]) for case in cases if case in test.continuity]
     values = []
-    for one in volumes:
-        values.append(Value(BORDER, of, one.name, border_ratio(one.slices, one.borders)))
-        if one.variant == "true":  # an edited mask has no real volume of its own
-            for plane, ratio in smoothness_ratio(one.slices, prepared.image(one.case)).items():
-                values.append(Value(f"(b) {plane} over real", of, one.name, ratio))
+    for of, name, found in measured:
+        values.append(Value(BORDER, of, name, found.border))
+        for plane, ratio in (found.over_real or {}).items():
+            values.append(Value(f"(b) {plane} over real", of, name, ratio))
     return values
 
 
-def _distances(catalog: Catalog, prepared: Prepared, repeats: list[Artifact]) -> "pd.DataFrame":
+def _distances(prepared: Prepared, drawn: DrawnVolumes, train: Mapping[str, Seen], test: TestVolumes) -> "pd.DataFrame":
     """Distance of each synthetic and held-out volume to its nearest training volume, RMSE in [-1, 1] units.
 
     A copy is a copy whatever its mask: volumes for edited masks are among the synthetic ones.
     """
     import pandas as pd
 
-    rows = [accepted(catalog, volumes) for volumes in repeats]
-    names = [str(row["volume"]) for found in rows for row in found]
-    drawn = (s.slices for pair in zip(repeats, rows, strict=True) for s in open_synthetic(catalog, *pair))
-    near = nearest_distances(drawn, (prepared.image(c) for c in prepared.train))
-    frames = [_nearest_table(names, SYNTHETIC, near.indices, near.distances, prepared)]
+    known = [train[case].coarse for case in prepared.train]
+    near = nearest_distances(drawn.coarse, known)
+    frames = [_nearest_table(drawn.names, SYNTHETIC, near.indices, near.distances, prepared)]
     if prepared.test:
-        held = nearest_distances(
-            (prepared.image(c) for c in prepared.test), (prepared.image(c) for c in prepared.train)
-        )
+        held = nearest_distances([test.seen[case].coarse for case in prepared.test], known)
         frames.append(_nearest_table(prepared.test, HELD_OUT, held.indices, held.distances, prepared))
     return pd.concat(frames, ignore_index=True)
 

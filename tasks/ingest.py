@@ -29,7 +29,7 @@ def ingest(run: Run, folder: str, *, skip_bad: bool = False) -> StageResult:
     def make(work: Work) -> Product:
         work.progress.total(len(dataset.cases), "cases checked")
         facts, faults = check_dataset(
-            dataset, lambda done, _total: work.progress.at(done), workers=run.config.runtime.workers
+            dataset, lambda done, _total: work.progress.at(done), workers=run.config.runtime.threads
         )
         _refuse(dataset, facts, faults, skip_bad=skip_bad)
         return _product(work, dataset, facts, faults, run.config.data.max_cases)

@@ -43,7 +43,7 @@ def masks(run: Run, data: DatasetRefs, repeat: int) -> StageResult:
             seed = derive_seed(run.seed, "mask", repeat, case)
             _edit_case(work.folder / case, source, opened, config.masks.augment, case, seed)
 
-        with ThreadPoolExecutor(config.runtime.workers) as pool:
+        with ThreadPoolExecutor(config.runtime.threads) as pool:
             for done, _ in enumerate(pool.map(one, waiting), start=1):
                 work.progress.at(done)
         return _product(work, opened)

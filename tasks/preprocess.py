@@ -43,7 +43,7 @@ def preprocess(run: Run, source: str) -> StageResult:
         split = split_cases(
             sorted(opened.cases), run.config.data.split, patients, quarantined=_quarantined(work, opened)
         )
-        plans = _plan(work, opened, split, run.config.runtime.workers)
+        plans = _plan(work, opened, split, run.config.runtime.threads)
         _prepare_all(work, opened, plans, run.config)
         return _product(work, opened, split, plans)
 
@@ -98,7 +98,7 @@ def _prepare_all(work: Work, source: Source, plans: Plans, config: Config) -> No
         )
         _write_case(_facts(work, case.case).parent, prepared)
 
-    with ThreadPoolExecutor(config.runtime.workers) as pool:
+    with ThreadPoolExecutor(config.runtime.threads) as pool:
         for done, _ in enumerate(pool.map(one, waiting), start=1):
             work.progress.at(done)
 

@@ -18,7 +18,8 @@ from gem3d_core.report import Cell, Missing, Report, Stage, Table, write_report
 from gem3d_core.report_tables import continuity_table, downstream_table, fid_table, paired_table, privacy_table
 from tasks.configuration import as_yaml
 from tasks.downstream import MEAN
-from tasks.fidelity import BORDER, HELD_OUT, PAIRED, SYNTHETIC, Value
+from tasks.fidelity import BORDER, PAIRED, SYNTHETIC, Value
+from tasks.fidelity_volumes import HELD_OUT
 from tasks.inputs import DatasetRefs, Prepared, Source, open_prepared, open_source, read_rows
 from tasks.policy import stage_task
 from tasks.stage import Product, Run, StageName, StageResult, Work, run_stage

@@ -178,13 +178,13 @@ def _draw_all(work: Work, model: VolumeModel, inputs: _Inputs, entries: list[_En
         done = min(windows, done + more)
         work.progress.at(done)
 
-    with ThreadPoolExecutor(run.config.runtime.workers) as pool:
+    with ThreadPoolExecutor(run.config.runtime.threads) as pool:
         writing: list[Future[None]] = []
         recipes = _recipes(inputs, waiting, run.seed, repeat)
         for drawn in draw_volumes(model, recipes, spec, count):
             entry = waiting[drawn.name]
             writing.append(pool.submit(_write, work.folder / drawn.name, inputs, entry, drawn, run.seed, repeat))
-            while len(writing) > 2 * run.config.runtime.workers:
+            while len(writing) > 2 * run.config.runtime.threads:
                 writing.pop(0).result()  # bounds what waits in memory, and shows a full disk at once
         for future in writing:
             future.result()

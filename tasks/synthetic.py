@@ -37,10 +37,9 @@ class Synthetic:
     borders: tuple[int, ...]
 
 
-def accepted(catalog: Catalog, volumes: Artifact, variant: str | None = None) -> list[Row]:
-    """Rows of the accepted volumes of a repeat; of those for masks of one variant, where it is named."""
-    rows = read_rows(catalog.path(volumes, "volumes.parquet"))
-    return [row for row in rows if row["accepted"] and variant in (None, row["variant"])]
+def accepted(catalog: Catalog, volumes: Artifact) -> list[Row]:
+    """Rows of the accepted volumes of a repeat."""
+    return [row for row in read_rows(catalog.path(volumes, "volumes.parquet")) if row["accepted"]]
 
 
 def open_synthetic(catalog: Catalog, volumes: Artifact, rows: Iterable[Row]) -> Iterator[Synthetic]:
@@ -57,42 +56,70 @@ def open_synthetic(catalog: Catalog, volumes: Artifact, rows: Iterable[Row]) -> 
         )
 
 
+@dataclass(frozen=True)
+class Real:
+    """A prepared volume: image (Z, H, W) in [-1, 1], mask (Z, H, W) ids."""
+
+    image: np.ndarray
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A test volume drawn for its own mask, and the real one."""
+
+    drawn: Synthetic
+    real: Real
+
+
 def draw_paired(
     work: Work, run: Run, prepared: Prepared, latents: str, volume_model: str, device: str
-) -> list[Synthetic]:
-    """Test masks with the test volume's own slice as informed slice (Table 2); one that is finished is not redrawn."""
+) -> Iterator[Paired]:
+    """Test masks with the test volume's own slice as informed slice (Table 2), in the order in which they finish.
+
+    One that was finished before is not redrawn. What belongs to a test case is read once.
+    """
     cases = prepared.test[: run.config.evaluate.paired_cases]
-    waiting = [case for case in cases if not _paired_file(work, case).exists()]
+    finished = [case for case in cases if _paired_file(work, case).exists()]
+    for case in finished:
+        stored = load_file(_paired_file(work, case))
+        slices, outline = stored["slices"].numpy(), prepared.outline(case)
+        drawn = Synthetic(case, case, "true", slices, outline, tuple(stored["borders"].tolist()))
+        yield Paired(drawn, Real(prepared.image(case), prepared.mask(case)))
+
+    flying: dict[str, tuple[Recipe, np.ndarray]] = {}
+
+    def recipes() -> Iterator[Recipe]:
+        for case in cases:
+            if case not in finished:
+                image = prepared.image(case)
+                flying[case] = paired_recipe(prepared, case, image, run.seed), image
+                yield flying[case][0]
+
     model = open_volume_model(work.catalog, volume_model, latents, run.config, device)
-    work.progress.total(len(waiting), "paired test volumes drawn")
-    drawn = draw_volumes(model, paired_recipes(prepared, waiting, run.seed), sampler(run.config, model))
-    for done, volume in enumerate(drawn, start=1):
+    work.progress.total(len(cases) - len(finished), "paired test volumes drawn and scored")
+    for done, volume in enumerate(draw_volumes(model, recipes(), sampler(run.config, model)), start=1):
+        recipe, image = flying.pop(volume.name)
         borders = torch.tensor(volume.borders, dtype=torch.int64)
         with atomic(_paired_file(work, volume.name)) as building:
             save_file({"slices": volume.slices.contiguous(), "borders": borders}, building)
+        slices, outline = volume.slices.numpy(), recipe.outline.numpy()
+        drawn = Synthetic(volume.name, volume.name, "true", slices, outline, volume.borders)
+        yield Paired(drawn, Real(image, recipe.mask.numpy()))
         work.progress.at(done)
-    return [_read_paired(work, prepared, case) for case in cases]
 
 
 def _paired_file(work: Work, case: str) -> Path:
     return work.folder / f"paired-{case}.safetensors"
 
 
-def _read_paired(work: Work, prepared: Prepared, case: str) -> Synthetic:
-    stored = load_file(_paired_file(work, case))
-    borders = tuple(stored["borders"].tolist())
-    return Synthetic(case, case, "true", stored["slices"].numpy(), prepared.outline(case), borders)
-
-
-def paired_recipes(prepared: Prepared, cases: list[str], seed: int) -> Iterator[Recipe]:
-    """Recipes of test volumes: their own masks, and a slice of their own as informed slice."""
-    for case in cases:
-        image = prepared.image(case)
-        yield Recipe(
-            name=case,
-            mask=torch.from_numpy(prepared.mask(case)),
-            outline=torch.from_numpy(prepared.outline(case)),
-            informed=torch.from_numpy(image[start_slice(PAIRED_POSITION, len(image))]),
-            p=PAIRED_POSITION,
-            seed=derive_seed(seed, "paired", case),
-        )
+def paired_recipe(prepared: Prepared, case: str, image: np.ndarray, seed: int) -> Recipe:
+    """The recipe of a test volume (Z, H, W): its own mask, and a slice of its own as informed slice."""
+    return Recipe(
+        name=case,
+        mask=torch.from_numpy(prepared.mask(case)),
+        outline=torch.from_numpy(prepared.outline(case)),
+        informed=torch.from_numpy(image[start_slice(PAIRED_POSITION, len(image))]),
+        p=PAIRED_POSITION,
+        seed=derive_seed(seed, "paired", case),
+    )

@@ -107,6 +107,15 @@ def feature_moments(
     return moments
 
 
+def merge_planes(a: Mapping[Plane, Moments], b: Mapping[Plane, Moments]) -> dict[Plane, Moments]:
+    """The moments of both sets together, plane by plane; a plane may be missing from either."""
+    return {
+        plane: a[plane].merge(b[plane]) if plane in a and plane in b else (a if plane in a else b)[plane]
+        for plane in PLANES
+        if plane in a or plane in b
+    }
+
+
 def fid(real: Mapping[Plane, Moments], synthetic: Mapping[Plane, Moments]) -> dict[Plane, Fid]:
     """FID in each plane; raises BadInput where either set is empty."""
     if not real or not synthetic:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,37 +23,31 @@ class Nearest:
     distances: NDArray[np.float64]
 
 
-def nearest_distances(
-    queries: Iterable[NDArray[np.float32]],
-    references: Iterable[NDArray[np.float32]],
-    grid: tuple[int, int, int] = GRID,
-) -> Nearest:
-    """Root mean squared difference, in [-1, 1] units, of each query volume to its nearest reference.
+def on_grid(volume: NDArray[np.float32], grid: tuple[int, int, int] = GRID) -> torch.Tensor:
+    """A volume (Z, H, W) of any size averaged onto a grid, flattened: sizes need not agree, noise hides no copy.
 
-    Volumes (Z, H, W) of any size are averaged onto one `grid` first, so that sizes need not agree and noise does
-    not hide a copy. Distances of synthetic volumes well below those of held-out real ones to the same references
-    point to memorised training volumes. Raises BadInput where either side is empty or not three-dimensional.
+    Raises BadInput where it is not three-dimensional.
     """
-    asked, known = _on_grid(queries, grid, "queries"), _on_grid(references, grid, "references")
+    if volume.ndim != 3:
+        raise BadInput(f"nearest volumes: a volume of shape {volume.shape}, expected (Z, H, W)")
+    tensor = torch.from_numpy(np.ascontiguousarray(volume, dtype=np.float32))[None, None]
+    return interpolate(tensor, size=grid, mode="area").flatten()
+
+
+def nearest_distances(queries: Sequence[torch.Tensor], references: Sequence[torch.Tensor]) -> Nearest:
+    """Root mean squared difference, in [-1, 1] units, of each query to its nearest reference, all from `on_grid`.
+
+    Distances of synthetic volumes well below those of held-out real ones to the same references point to memorised
+    training volumes. Raises BadInput where either side is empty.
+    """
+    for side, volumes in (("queries", queries), ("references", references)):
+        if not volumes:
+            raise BadInput(f"nearest volumes: no {side} given")
+    known = torch.stack(list(references))
     indices, distances = [], []
-    for row in asked:
+    for row in queries:
         squared = ((known - row) ** 2).mean(dim=1, dtype=torch.float64)
         nearest = int(squared.argmin())
         indices.append(nearest)
         distances.append(float(squared[nearest].sqrt()))
     return Nearest(np.array(indices, dtype=np.int64), np.array(distances, dtype=np.float64))
-
-
-def _on_grid(volumes: Iterable[NDArray[np.float32]], grid: tuple[int, int, int], side: str) -> torch.Tensor:
-    """(N, voxels of the grid); one volume is held at full size at a time."""
-    rows = [_averaged(volume, grid) for volume in volumes]
-    if not rows:
-        raise BadInput(f"nearest volumes: no {side} given")
-    return torch.stack(rows)
-
-
-def _averaged(volume: NDArray[np.float32], grid: tuple[int, int, int]) -> torch.Tensor:
-    if volume.ndim != 3:
-        raise BadInput(f"nearest volumes: a volume of shape {volume.shape}, expected (Z, H, W)")
-    tensor = torch.from_numpy(np.ascontiguousarray(volume, dtype=np.float32))[None, None]
-    return interpolate(tensor, size=grid, mode="area").flatten()

@@ -9,17 +9,27 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from configs import load
 from data_catalog import Artifact, Catalog
-from gem3d_core.metrics.fidelity import feature_moments
+from gem3d_core.metrics.continuity import all_differences, smoothness_ratio
+from gem3d_core.metrics.fidelity import feature_moments, ms_ssim
 from gem3d_core.metrics.fidelity import fid as frechet
 from gem3d_core.report import Missing
 from gem3d_core.report_tables import continuity_table
 from tasks import fidelity
-from tasks.fidelity import BORDER, EDITED, HELD_OUT, SYNTHETIC
+from tasks.fidelity import BORDER, EDITED, SYNTHETIC
+from tasks.fidelity_volumes import (
+    HELD_OUT,
+    DrawnVolumes,
+    Reading,
+    Seen,
+    TestVolumes,
+    read_drawn,
+    read_test,
+    read_training,
+)
 from tasks.progress import Nothing
 from tasks.stage import Work
-from tasks.synthetic import accepted, open_synthetic
+from tasks.synthetic import Paired, Real, Synthetic, accepted, open_synthetic
 
 SHAPE = (6, 12, 10)
 OUTLINE = np.ones(SHAPE, bool)
@@ -36,12 +46,15 @@ def pooled(slices: np.ndarray) -> np.ndarray:
 
 
 class RealVolumes:
-    """Three training cases and one test case."""
+    """Three training cases and one test case; a volume can be read once."""
 
-    train = ("a", "b", "c")
-    test = ("d",)
+    def __init__(self, unread: str = "abcd") -> None:
+        self.train = ["a", "b", "c"]
+        self.test = ["d"]
+        self.unread = set(unread)
 
     def image(self, case: str) -> np.ndarray:
+        self.unread.remove(case)
         return image(ord(case))
 
     def outline(self, _case: str) -> np.ndarray:
@@ -67,22 +80,32 @@ def put_volumes(folder: Path, variants: list[str]) -> tuple[Work, Artifact]:
     return Work(catalog, folder, Nothing()), catalog.put("volumes", "N-r0", files=files, meta={}, **names)
 
 
-def measure(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, variants: list[str]
-) -> tuple[list[fidelity.Value], dict[str, str]]:
-    monkeypatch.setattr(fidelity, "_extractor", lambda _config, _device: pooled)
+def read(
+    folder: Path, variants: list[str], repeats: int = 1
+) -> tuple[list[str], dict[str, str], Reading, DrawnVolumes, dict[str, Seen], TestVolumes]:
+    """The sets of a drawn dataset, what is missing, and everything that was read."""
     work, volumes = put_volumes(folder, variants)
-    return fidelity._fid(work, load("smoke", {"evaluate.fid_volumes": None}), RealVolumes(), volumes, "cpu")
+    rows = accepted(work.catalog, volumes)
+    sets, missing = fidelity._fid_sets(rows)
+    reading, real = Reading(pooled), RealVolumes()
+    train, _ = read_training(reading, real, real.train, [], Nothing())
+    test = read_test(reading, real, [], None, real.test, [])
+    chosen = {str(row["volume"]): of for of, found in sets.items() for row in found}
+    opened = [open_synthetic(work.catalog, volumes, rows) for _ in range(repeats)]
+    return [*sets, HELD_OUT], missing, reading, read_drawn(reading, opened, train, chosen, []), train, test
 
 
-def test_fid_does_not_mix_true_and_edited_masks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    values, missing = measure(monkeypatch, tmp_path, ["true", "augmented"] * 3)
+def test_fid_does_not_mix_true_and_edited_masks(tmp_path: Path) -> None:
+    sets, missing, reading, *_ = read(tmp_path, ["true", "augmented"] * 3)
+    values = fidelity._fid(reading, sets)
     assert missing == {}
     real = feature_moments([(image(ord(case)), OUTLINE) for case in "abc"], pooled)
     for of, seeds in ((SYNTHETIC, (0, 2, 4)), (EDITED, (1, 3, 5)), (HELD_OUT, (ord("d"),))):
         expected = frechet(real, feature_moments([(image(seed), OUTLINE) for seed in seeds], pooled))
         found = {value.metric: (value.value, value.n_synthetic) for value in values if value.of == of}
-        assert found == {f"FID {plane}": (score.value, score.n_synthetic) for plane, score in expected.items()}
+        assert found == {
+            f"FID {plane}": (pytest.approx(score.value), score.n_synthetic) for plane, score in expected.items()
+        }
 
 
 @pytest.mark.parametrize(
@@ -94,27 +117,42 @@ def test_fid_does_not_mix_true_and_edited_masks(monkeypatch: pytest.MonkeyPatch,
     ],
 )
 def test_a_few_edited_masks_have_a_fid_only_where_they_are_all_there_is(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variants: list[str], sets: list[str], said: list[str]
+    tmp_path: Path, variants: list[str], sets: list[str], said: list[str]
 ) -> None:
-    values, missing = measure(monkeypatch, tmp_path, variants)
-    assert list(dict.fromkeys(value.of for value in values)) == sets
+    found, missing, reading, *_ = read(tmp_path, variants)
+    assert list(dict.fromkeys(value.of for value in fidelity._fid(reading, found))) == sets
     assert list(missing) == said
 
 
+def test_without_features_there_is_no_fid() -> None:
+    assert fidelity._fid(Reading(None), [SYNTHETIC, HELD_OUT]) == []
+
+
 def test_edited_masks_have_borders_but_no_real_volume_to_be_as_smooth_as(tmp_path: Path) -> None:
-    work, volumes = put_volumes(tmp_path, ["true", "augmented"])
-    (row,) = accepted(work.catalog, volumes, "augmented")
-    values = fidelity._continuity(open_synthetic(work.catalog, volumes, [row]), RealVolumes(), EDITED)
-    assert [(value.metric, value.of, value.case) for value in values] == [(BORDER, EDITED, "v1")]
+    *_, drawn, _train, test = read(tmp_path, ["augmented"])
+    values = fidelity._continuity([], drawn, test)
+    assert [(value.metric, value.of, value.case) for value in values] == [(BORDER, EDITED, "v0")]
     table = continuity_table({EDITED: ([values[0].value], {"axial": [], "coronal": [], "sagittal": []})})
     assert table.rows[0][2:] == (Missing("no real volume has the same mask"),) * 3
 
 
 def test_distances_are_those_of_every_accepted_volume(tmp_path: Path) -> None:
-    work, volumes = put_volumes(tmp_path, ["true", "augmented"])
-    table = fidelity._distances(work.catalog, RealVolumes(), [volumes, volumes])
+    *_, drawn, train, test = read(tmp_path, ["true", "augmented"], repeats=2)
+    table = fidelity._distances(RealVolumes(), drawn, train, test)
     assert list(table["volume"]) == ["v0", "v1", "v0", "v1", "d"]
     assert list(table["of"]) == [SYNTHETIC] * 4 + [HELD_OUT]
+
+
+def test_a_paired_volume_is_scored_against_its_own_real_one_which_is_not_read_again() -> None:
+    case = "d"
+    drawn = Synthetic(case, case, "true", image(7), OUTLINE, (2,))
+    reading, none_left = Reading(pooled), RealVolumes(unread="")
+    test = read_test(reading, none_left, [Paired(drawn, Real(image(ord(case)), OUTLINE * 1))], None, [case], [case])
+    assert test.ms_ssim == {case: ms_ssim(image(7), image(ord(case)), OUTLINE)}
+    expected = smoothness_ratio(all_differences(image(7)), all_differences(image(ord(case))))
+    assert test.continuity[case].over_real == expected
+    assert [pair.drawn for pair in test.pictured] == [drawn]
+    assert reading.moments[HELD_OUT]["axial"].n == SHAPE[0]
 
 
 def test_evenly_spaced() -> None:

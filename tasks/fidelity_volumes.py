@@ -1,0 +1,152 @@
+"""Stage 11, fidelity: every volume is read once, and what the measures need of it is kept."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor, nn
+
+from gem3d_core.metrics.continuity import Differences, all_differences, border_ratio, smoothness_ratio
+from gem3d_core.metrics.fidelity import (
+    Features,
+    Moments,
+    Plane,
+    feature_moments,
+    lpips_distance,
+    merge_planes,
+    ms_ssim,
+)
+from gem3d_core.metrics.privacy import on_grid
+from tasks.inputs import Prepared
+from tasks.progress import Progress
+from tasks.synthetic import Paired, Real, Synthetic
+
+TRAINING, HELD_OUT = "training", "held-out real"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Of a volume that was read: what nearest volumes and what continuity are measured on."""
+
+    coarse: Tensor
+    differences: Differences
+
+
+@dataclass
+class Reading:
+    """What is gathered over all volumes. `features`: of FID, none where they are not available."""
+
+    features: Features | None
+    moments: dict[str, dict[Plane, Moments]] = field(default_factory=dict)
+    """Of the slices of each set."""
+
+    def see(self, volume: np.ndarray, outline: np.ndarray, of: str | None) -> Seen:
+        """A volume (Z, H, W) in [-1, 1] with its outline; `of` is the set whose FID it counts for, none for no set."""
+        if of is not None and self.features is not None:
+            found = feature_moments([(volume, outline)], self.features)
+            self.moments[of] = merge_planes(self.moments.get(of, {}), found)
+        return Seen(on_grid(volume), all_differences(volume))
+
+
+@dataclass(frozen=True)
+class Continuity:
+    """(a) borders over insides of windows; (b) slice-to-slice difference over the real volume's, where there is one."""
+
+    border: float | None
+    over_real: Mapping[Plane, float | None] | None
+
+
+def continuity(one: Synthetic, seen: Seen, real: Seen) -> Continuity:
+    """Of a drawn volume; `real` is that of its case, which an edited mask is not the mask of."""
+    over_real = smoothness_ratio(seen.differences, real.differences) if one.variant == "true" else None
+    return Continuity(border_ratio(seen.differences, one.borders), over_real)
+
+
+def read_training(
+    reading: Reading, prepared: Prepared, chosen: Collection[str], pictured: Collection[str], progress: Progress
+) -> tuple[dict[str, Seen], dict[str, Real]]:
+    """All training volumes by case, of which the chosen ones count for FID; and those that are pictured."""
+    seen, kept = {}, {}
+    progress.total(len(prepared.train), "training volumes read")
+    for done, case in enumerate(prepared.train, start=1):
+        image = prepared.image(case)
+        seen[case] = reading.see(image, prepared.outline(case), TRAINING if case in chosen else None)
+        if case in pictured:
+            kept[case] = Real(image, prepared.mask(case))
+        progress.at(done)
+    return seen, kept
+
+
+@dataclass
+class TestVolumes:
+    """All test volumes by case, and what was drawn for them: scores to the real volume, continuity, the first few."""
+
+    seen: dict[str, Seen] = field(default_factory=dict)
+    ms_ssim: dict[str, float] = field(default_factory=dict)
+    lpips: dict[str, float] = field(default_factory=dict)
+    continuity: dict[str, Continuity] = field(default_factory=dict)
+    pictured: list[Paired] = field(default_factory=list)
+
+
+def read_test(
+    reading: Reading,
+    prepared: Prepared,
+    paired: Iterable[Paired],
+    lpips: nn.Module | None,
+    chosen: Collection[str],
+    pictured: Collection[str],
+) -> TestVolumes:
+    """All test volumes, those with a drawn one first; the chosen ones count for FID. `lpips`: none, not measured."""
+    test = TestVolumes()
+
+    def see(case: str, image: np.ndarray, outline: np.ndarray) -> Seen:
+        test.seen[case] = reading.see(image, outline, HELD_OUT if case in chosen else None)
+        return test.seen[case]
+
+    for pair in paired:
+        one, image = pair.drawn, pair.real.image
+        real = see(one.case, image, one.outline)
+        test.ms_ssim[one.case] = ms_ssim(one.slices, image, one.outline)
+        if lpips is not None:
+            test.lpips[one.case] = lpips_distance(one.slices, image, lpips, one.outline)
+        test.continuity[one.case] = continuity(one, reading.see(one.slices, one.outline, None), real)
+        if one.case in pictured:
+            test.pictured.append(pair)
+    for case in prepared.test:
+        if case not in test.seen:
+            see(case, prepared.image(case), prepared.outline(case))
+    return test
+
+
+@dataclass
+class DrawnVolumes:
+    """Drawn volumes: names and coarse volumes of all repeats, of the first repeat also continuity and pictured ones."""
+
+    names: list[str] = field(default_factory=list)
+    coarse: list[Tensor] = field(default_factory=list)
+    continuity: dict[str, tuple[str, Continuity]] = field(default_factory=dict)
+    """By name: the variant of its mask, and the measures."""
+    pictured: list[Synthetic] = field(default_factory=list)
+
+
+def read_drawn(
+    reading: Reading,
+    repeats: Iterable[Iterable[Synthetic]],
+    real: Mapping[str, Seen],
+    chosen: Mapping[str, str],
+    pictured: Collection[str],
+) -> DrawnVolumes:
+    """Those of every repeat. `real`: by case. `chosen`: the set whose FID a volume of the first repeat counts for."""
+    drawn = DrawnVolumes()
+    for repeat, volumes in enumerate(repeats):
+        for one in volumes:
+            drawn.names.append(one.name)
+            if repeat:
+                drawn.coarse.append(on_grid(one.slices))
+                continue
+            seen = reading.see(one.slices, one.outline, chosen.get(one.name))
+            drawn.coarse.append(seen.coarse)
+            drawn.continuity[one.name] = one.variant, continuity(one, seen, real[one.case])
+            if one.name in pictured:
+                drawn.pictured.append(one)
+    return drawn
