@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from data_catalog import Catalog
+from gem3d_core.ahead import ahead
 from gem3d_core.dataset import plain_labels
 from gem3d_core.geometry import voxel_sizes
 from gem3d_core.metrics.overlap import score_case
 from gem3d_core.nnunet import ArmSpec, Plans, RawCase, predict_arm, read_prediction, train_arm, write_images, write_raw
 from gem3d_core.volumes import read_label, read_volume
-from tasks.inputs import DatasetRefs, LabelIds, Source, dataset_path, open_prepared, open_source
+from tasks.inputs import DatasetRefs, LabelIds, Source, dataset_path, open_prepared, open_source, raw_cases
 from tasks.policy import accelerator, stage_task
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
 
@@ -40,7 +41,10 @@ def downstream(run: Run, data: DatasetRefs, arm: str, dataset: str | None) -> St
         opened = open_prepared(work.catalog, data.prepared)
         plans = Plans.from_dict(json.loads(work.catalog.path(opened.artifact, "plans.json").read_text()))
         labels = plain_labels(source.labels)
-        cases = _true(source, opened.train) if dataset is None else _published(work.catalog, dataset)
+        threads = config.runtime.threads
+        cases = (
+            raw_cases(source, opened.train, threads) if dataset is None else _published(work.catalog, dataset, threads)
+        )
         write_raw(
             work.folder / "raw",
             ARM_ID,
@@ -54,7 +58,7 @@ def downstream(run: Run, data: DatasetRefs, arm: str, dataset: str | None) -> St
             spec = replace(config.evaluate.arm, device="cuda" if device == "cuda" else "cpu")
             work.progress.total(spec.epochs, f"epochs of nnU-Net on {arm}")
             model = train_arm(work.folder, ARM_ID, plans, spec, on_epoch=lambda done, _: work.progress.at(done))
-            images = write_images(work.folder / "test", _true(source, opened.test), source.channel)
+            images = write_images(work.folder / "test", _images(source, opened.test, threads), source.channel)
             predicted = predict_arm(work.folder, model, images, work.folder / "predicted", spec)
         return _product(work, source, predicted, arm)
 
@@ -76,18 +80,23 @@ def arms_of(run: Run, prepared: str, datasets: list[str]) -> dict[str, str | Non
     return {"true": None, **published}
 
 
-def _true(source: Source, names: list[str]) -> Iterator[RawCase]:
-    for name in names:
-        image, label = source.cases[name].read_image(), source.cases[name].read_label()
-        yield RawCase(name, image.array, image.affine, label.array)
+def _images(source: Source, names: list[str], threads: int) -> Iterator[RawCase]:
+    def read(name: str) -> RawCase:
+        image = source.cases[name].read_image()
+        return RawCase(name, image.array, image.affine)
+
+    return ahead(read, names, threads)
 
 
-def _published(catalog: Catalog, dataset: str) -> Iterator[RawCase]:
+def _published(catalog: Catalog, dataset: str, threads: int) -> Iterator[RawCase]:
     folder = dataset_path(catalog, dataset)
-    for image_path in sorted((folder / "imagesTr").glob("*_0000.nii.gz")):
+
+    def read(image_path: Path) -> RawCase:
         name = image_path.name.removesuffix("_0000.nii.gz")
         image, label = read_volume(image_path), read_label(folder / "labelsTr" / f"{name}.nii.gz")
-        yield RawCase(name, image.array, image.affine, label.array)
+        return RawCase(name, image.array, image.affine, label.array)
+
+    return ahead(read, sorted((folder / "imagesTr").glob("*_0000.nii.gz")), threads)
 
 
 def _scored(source: Source) -> tuple[dict[str, LabelIds], list[int]]:

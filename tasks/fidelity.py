@@ -85,7 +85,7 @@ def fidelity(run: Run, data: DatasetRefs, volume_model: str, volumes: list[str])
         repeats = [work.catalog.get(ref) for ref in volumes]
         rows = [accepted(work.catalog, repeat) for repeat in repeats]
         sets, missing = _fid_sets(rows[0])
-        limit = config.evaluate.fid_volumes
+        limit, threads = config.evaluate.fid_volumes, config.runtime.threads
         of_volume = {str(row["volume"]): of for of, found in sets.items() for row in evenly(found, limit)}
         shown = [row for variant in SETS for row in _of(rows[0], variant)[:PICTURE_ROWS]]
         names, cases = ({str(row[key]) for row in shown} for key in ("volume", "mask_case"))
@@ -93,11 +93,11 @@ def fidelity(run: Run, data: DatasetRefs, volume_model: str, volumes: list[str])
             features, without_fid = _features(config, device)
             lpips, without_scores = _lpips(config, prepared, device)
             reading = Reading(features)
-            train, real = read_training(reading, prepared, evenly(prepared.train, limit), cases, work.progress)
+            train, real = read_training(reading, prepared, evenly(prepared.train, limit), cases, work.progress, threads)
             paired = draw_paired(work, run, prepared, data.latents, volume_model, device) if prepared.test else []
             held_out, first = evenly(prepared.test, limit), prepared.test[:PICTURE_ROWS]
             test = read_test(reading, prepared, paired, lpips, held_out, first)
-            opened = (open_synthetic(work.catalog, *repeat) for repeat in zip(repeats, rows, strict=True))
+            opened = (open_synthetic(work.catalog, *one, threads) for one in zip(repeats, rows, strict=True))
             drawn = read_drawn(reading, opened, train, of_volume, names)
         values = _fid(reading, [*sets, *([HELD_OUT] if prepared.test else [])])
         values += [*_paired_scores(prepared.test, test), *_continuity(prepared.test, drawn, test)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor, nn
 
+from gem3d_core.ahead import ahead
 from gem3d_core.metrics.continuity import Differences, all_differences, border_ratio, smoothness_ratio
 from gem3d_core.metrics.fidelity import (
     Features,
@@ -63,14 +64,22 @@ def continuity(one: Synthetic, seen: Seen, real: Seen) -> Continuity:
 
 
 def read_training(
-    reading: Reading, prepared: Prepared, chosen: Collection[str], pictured: Collection[str], progress: Progress
+    reading: Reading,
+    prepared: Prepared,
+    chosen: Collection[str],
+    pictured: Collection[str],
+    progress: Progress,
+    threads: int,
 ) -> tuple[dict[str, Seen], dict[str, Real]]:
     """All training volumes by case, of which the chosen ones count for FID; and those that are pictured."""
     seen, kept = {}, {}
+
+    def read(case: str) -> tuple[str, np.ndarray, np.ndarray]:
+        return case, prepared.image(case), prepared.outline(case)
+
     progress.total(len(prepared.train), "training volumes read")
-    for done, case in enumerate(prepared.train, start=1):
-        image = prepared.image(case)
-        seen[case] = reading.see(image, prepared.outline(case), TRAINING if case in chosen else None)
+    for done, (case, image, outline) in enumerate(ahead(read, prepared.train, threads), start=1):
+        seen[case] = reading.see(image, outline, TRAINING if case in chosen else None)
         if case in pictured:
             kept[case] = Real(image, prepared.mask(case))
         progress.at(done)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -11,9 +11,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from data_catalog import Artifact, Catalog
+from gem3d_core.ahead import ahead
 from gem3d_core.errors import BadInput
 from gem3d_core.geometry import Geometry
 from gem3d_core.intensity import IntensityMap
+from gem3d_core.nnunet import RawCase
 from gem3d_core.prepare_spec import Modality
 from gem3d_core.volumes import Volume, read_file, read_label, read_volume, whole_numbers
 
@@ -137,6 +139,16 @@ def newest_volume_model(catalog: Catalog) -> str:
         if artifact.meta.get("network") == "volume":
             return artifact.ref.full
     raise BadInput(f"{catalog.address} holds no volume model: train one with `gem3d enhance`")
+
+
+def raw_cases(source: Source, names: Iterable[str], threads: int) -> Iterator[RawCase]:
+    """Cases as nnU-Net takes them, in order, read by several threads."""
+
+    def read(name: str) -> RawCase:
+        image, label = source.cases[name].read_image(), source.cases[name].read_label()
+        return RawCase(name, image.array, image.affine, label.array)
+
+    return ahead(read, names, threads)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -13,10 +12,10 @@ from configs import Config
 from gem3d_core import prepare
 from gem3d_core.dataset import plain_labels
 from gem3d_core.files import atomic
-from gem3d_core.nnunet import Plans, RawCase, plan, write_raw
+from gem3d_core.nnunet import Plans, plan, write_raw
 from gem3d_core.split import Split, split_cases
 from gem3d_core.volumes import write_nifti
-from tasks.inputs import Source, SourceCase, hash_file, open_source
+from tasks.inputs import Source, SourceCase, hash_file, open_source, raw_cases
 from tasks.policy import stage_task
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
 
@@ -70,7 +69,7 @@ def _plan(work: Work, source: Source, split: Split, processes: int) -> Plans:
         workspace / "raw",
         PLANNING_ID,
         "Planning",
-        _raw_cases(source, split.train),
+        raw_cases(source, split.train, processes),
         labels=labels,
         channel_name=source.channel,
         regions_class_order=source.regions_class_order,
@@ -80,12 +79,6 @@ def _plan(work: Work, source: Source, split: Split, processes: int) -> Plans:
         building.write_text(json.dumps(plans.to_dict()))
     shutil.rmtree(workspace)
     return plans
-
-
-def _raw_cases(source: Source, names: tuple[str, ...]) -> Iterator[RawCase]:
-    for name in names:
-        image, label = source.cases[name].read_image(), source.cases[name].read_label()
-        yield RawCase(name, image.array, image.affine, label.array)
 
 
 def _prepare_all(work: Work, source: Source, plans: Plans, config: Config) -> None:

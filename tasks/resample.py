@@ -180,22 +180,28 @@ def _draw_all(work: Work, model: VolumeModel, inputs: _Inputs, entries: list[_En
 
     with ThreadPoolExecutor(run.config.runtime.threads) as pool:
         writing: list[Future[None]] = []
-        recipes = _recipes(inputs, waiting, run.seed, repeat)
+        outlines: dict[str, np.ndarray] = {}
+        recipes = _recipes(inputs, waiting, run.seed, repeat, outlines)
         for drawn in draw_volumes(model, recipes, spec, count):
-            entry = waiting[drawn.name]
-            writing.append(pool.submit(_write, work.folder / drawn.name, inputs, entry, drawn, run.seed, repeat))
+            entry, outline = waiting[drawn.name], outlines.pop(drawn.name)
+            folder = work.folder / drawn.name
+            writing.append(pool.submit(_write, folder, inputs, entry, drawn, outline, run.seed, repeat))
             while len(writing) > 2 * run.config.runtime.threads:
                 writing.pop(0).result()  # bounds what waits in memory, and shows a full disk at once
         for future in writing:
             future.result()
 
 
-def _recipes(inputs: _Inputs, entries: dict[str, _Entry], seed: int, repeat: int) -> Iterator[Recipe]:
+def _recipes(
+    inputs: _Inputs, entries: dict[str, _Entry], seed: int, repeat: int, outlines: dict[str, np.ndarray]
+) -> Iterator[Recipe]:
+    """Recipes, whose outlines are put into `outlines`, where they wait for the volume to be written."""
     for entry in entries.values():
+        outlines[entry.name] = inputs.outline(entry)
         yield Recipe(
             name=entry.name,
             mask=torch.from_numpy(inputs.mask(entry)),
-            outline=torch.from_numpy(inputs.outline(entry)),
+            outline=torch.from_numpy(outlines[entry.name]),
             informed=torch.from_numpy(entry.informed.astype(np.float32)),
             p=float(cast("float", entry.row["p"])),
             seed=noise_seed(seed, repeat, entry),
@@ -207,10 +213,11 @@ def noise_seed(seed: int, repeat: int, entry: _Entry) -> int:
     return derive_seed(seed, "volume", repeat, entry.case, str(entry.row["variant"]))
 
 
-def _write(folder: Path, inputs: _Inputs, entry: _Entry, drawn: Drawn, seed: int, repeat: int) -> None:
+def _write(
+    folder: Path, inputs: _Inputs, entry: _Entry, drawn: Drawn, outline: np.ndarray, seed: int, repeat: int
+) -> None:
     """Image and mask on the source grid, the slices, and last the facts, which say that the rest is whole."""
     intensity, mapped_by = inputs.intensity(entry)
-    outline = inputs.outline(entry)
     dtype = "int16" if intensity.kind == "ct" else "float32"
     slices = drawn.slices.numpy()
     image = restore_image(slices, outline, entry.geometry, intensity, dtype)

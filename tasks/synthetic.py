@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from data_catalog import Artifact, Catalog
+from gem3d_core.ahead import ahead
 from gem3d_core.files import atomic
 from gem3d_core.resampling import Recipe, draw_volumes
 from gem3d_core.seeds import derive_seed
@@ -42,11 +43,12 @@ def accepted(catalog: Catalog, volumes: Artifact) -> list[Row]:
     return [row for row in read_rows(catalog.path(volumes, "volumes.parquet")) if row["accepted"]]
 
 
-def open_synthetic(catalog: Catalog, volumes: Artifact, rows: Iterable[Row]) -> Iterator[Synthetic]:
-    """The volumes of some rows, one at a time."""
-    for row in rows:
+def open_synthetic(catalog: Catalog, volumes: Artifact, rows: Iterable[Row], threads: int) -> Iterator[Synthetic]:
+    """The volumes of some rows, one at a time, read by several threads."""
+
+    def read(row: Row) -> Synthetic:
         stored = load_file(catalog.path(volumes, f"volumes/{row['volume']}/slices.safetensors"))
-        yield Synthetic(
+        return Synthetic(
             name=str(row["volume"]),
             case=str(row["mask_case"]),
             variant=str(row["variant"]),
@@ -54,6 +56,8 @@ def open_synthetic(catalog: Catalog, volumes: Artifact, rows: Iterable[Row]) -> 
             outline=stored["outline"].numpy(),
             borders=tuple(json.loads(str(row["borders"]))),
         )
+
+    return ahead(read, rows, threads)
 
 
 @dataclass(frozen=True)

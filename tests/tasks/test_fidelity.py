@@ -88,10 +88,10 @@ def read(
     rows = accepted(work.catalog, volumes)
     sets, missing = fidelity._fid_sets(rows)
     reading, real = Reading(pooled), RealVolumes()
-    train, _ = read_training(reading, real, real.train, [], Nothing())
+    train, _ = read_training(reading, real, real.train, [], Nothing(), threads=2)
     test = read_test(reading, real, [], None, real.test, [])
     chosen = {str(row["volume"]): of for of, found in sets.items() for row in found}
-    opened = [open_synthetic(work.catalog, volumes, rows) for _ in range(repeats)]
+    opened = [open_synthetic(work.catalog, volumes, rows, threads=2) for _ in range(repeats)]
     return [*sets, HELD_OUT], missing, reading, read_drawn(reading, opened, train, chosen, []), train, test
 
 
