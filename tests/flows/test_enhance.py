@@ -172,6 +172,8 @@ def test_a_corrected_licence_reaches_the_dataset_and_trains_and_draws_nothing(si
         told = json.loads(gem3d(*asked, "--json").stdout)
     finally:
         declared.write_text(before)
+    prepared = [site.artifact_files(ref) for d in (site.document, told) for ref in d["artifacts"] if "prepared/" in ref]  # type: ignore[attr-defined]  # JSON
+    assert prepared[0] == prepared[1]
     assert {s["name"] for s in told["stages"] if not s["cached"]} == {"ingest", "preprocess", "publish"}
     folder = Path(told["datasets"][0]["path"])
     assert json.loads((folder / "dataset.json").read_text())["licence"] == "CC0 corrected"
