@@ -28,12 +28,14 @@ def main() -> None:
     parser.add_argument("run", nargs="?", choices=RUNS, help="both when left out")
     parser.add_argument("--model", help="volume model; the newest when left out")
     parser.add_argument("--catalog", default="catalog")
+    parser.add_argument("--set", action="append", default=[], help="as for gem3d: resample.overlap=2")
     given = parser.parse_args()
 
     numbers = RESULTS / "sampling.json"
     document = json.loads(numbers.read_text()) if numbers.exists() else {}
     for run in [given.run] if given.run else RUNS:
-        command = ["bench", "sampling", *([given.model] if given.model else []), *RUNS[run], "--json"]
+        settings = [word for setting in given.set for word in ("--set", setting)]
+        command = ["bench", "sampling", *([given.model] if given.model else []), *RUNS[run], *settings, "--json"]
         document[run] = _measured([*command, "--catalog", given.catalog]) | provenance(command)
         numbers.write_text(json.dumps(document, indent=1) + "\n")
     (RESULTS / "sampling.md").write_text("\n\n".join(["# Re-sampling", *map(_section, document.values())]) + "\n")

@@ -91,7 +91,7 @@ class Runtime(Section):
     """Processes that train a model together, one for each GPU; none: as many GPUs as can share a batch evenly."""
     memory: str | None = None
     """Such as 8GiB, of the GPU or of the process: as many windows are drawn at once as fit, and a training batch is
-    computed in as few pieces as fit. None: resample.batch windows, and training takes what it needs (at most a GPU)."""
+    computed in as few pieces as fit. None: all of a GPU; on a CPU resample.batch windows and training as it comes."""
     compile: bool = False
     """Compile the network for re-sampling on a GPU: minutes at the start of a run, then faster calls."""
     weights: str | None = None

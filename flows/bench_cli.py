@@ -18,13 +18,21 @@ def sampling(
     full: Annotated[bool, typer.Option("--full", help="All test volumes and three seeds; else eight and one.")] = False,
     steps: Annotated[str | None, typer.Option(metavar="LIST", help="Also these numbers of steps: 5,10,20.")] = None,
     memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Budget, such as 8GiB.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Such as resample.overlap=2.")
+    ] = None,
     catalog: CatalogOption = None,
     as_json: Json = False,
 ) -> None:
     """Re-sampling beside Algorithm 1 of the paper: the same weights, masks and noise."""
+    from configs import parse_overrides
     from flows.environment import prepare_environment, quieten
 
-    numbers = _numbers(steps)
+    numbers, settings = _numbers(steps), parse_overrides(overrides or [])
+    if other := [key for key in settings if key.partition(".")[0] not in {"resample", "runtime"}]:
+        raise BadInput(f"--set {other[0]}: belongs to the model; here only resample.* and runtime.* can be set")
+    if memory:
+        settings["runtime.memory"] = memory
     prepare_environment()
     quieten()
     from flows.server import own_server
@@ -38,7 +46,7 @@ def sampling(
         from tasks.bench import bench_sampling
 
         wait()
-        compared = bench_sampling(catalog_address(catalog), model, numbers, memory, full=full)
+        compared = bench_sampling(catalog_address(catalog), model, numbers, settings, full=full)
     typer.echo(json.dumps(asdict(compared), indent=1) if as_json else markdown(comparison_table(compared)))
 
 

@@ -6,6 +6,7 @@ latents  (N, c, h, w)      float32, h = H / factor, w = W / factor, scaled for t
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -48,6 +49,23 @@ class Codec(Protocol):
         """Write what `load_codec` needs."""
 
 
+HAAR_BATCH = 16
+"""Slices that the wavelet transform takes at once."""
+
+
+def in_batches(function: Callable[..., Tensor], batch: int, *volumes: Tensor) -> Tensor:
+    """function of volumes (N, ...), `batch` slices at a time, so that what it needs on the way does not grow with N."""
+    N = len(volumes[0])
+    made: Tensor | None = None
+    for first in range(0, max(1, N), batch):
+        part = function(*(volume[first : first + batch] for volume in volumes))
+        if made is None:
+            made = part.new_empty((N, *part.shape[1:]))
+        made[first : first + batch] = part
+    assert made is not None
+    return made
+
+
 @dataclass(frozen=True)
 class Haar:
     """Orthonormal Haar wavelet packet: every level halves the slice and multiplies the channels by four.
@@ -73,13 +91,21 @@ class Haar:
 
     def encode(self, slices: Tensor) -> Tensor:
         """(N, H, W) -> (N, 4**levels, H / 2**levels, W / 2**levels)."""
-        z = haar(slices[:, None], self.levels)
-        return (z - self.shift.to(z)[:, None, None]) * self.scale.to(z)[:, None, None]
+
+        def encode(part: Tensor) -> Tensor:
+            z = haar(part[:, None], self.levels)
+            return (z - self.shift.to(z)[:, None, None]) * self.scale.to(z)[:, None, None]
+
+        return in_batches(encode, HAAR_BATCH, slices)
 
     def decode(self, latents: Tensor) -> Tensor:
         """The exact inverse of `encode`."""
-        z = latents / self.scale.to(latents)[:, None, None] + self.shift.to(latents)[:, None, None]
-        return inverse_haar(z, self.levels)[:, 0]
+
+        def decode(part: Tensor) -> Tensor:
+            z = part / self.scale.to(part)[:, None, None] + self.shift.to(part)[:, None, None]
+            return inverse_haar(z, self.levels)[:, 0]
+
+        return in_batches(decode, HAAR_BATCH, latents)
 
     @property
     def emphasis(self) -> Tensor:
@@ -144,21 +170,25 @@ class KL:
 
     def encode(self, slices: Tensor) -> Tensor:
         """(N, H, W) -> (N, c, H / f, W / f)."""
-        colours = self.model.config.in_channels
-        parts = [repeat(part, "n h w -> n c h w", c=colours) for part in torch.split(slices, self.batch)]
+
+        def encode(part: Tensor) -> Tensor:
+            coloured = repeat(part.to(self.model.device), "n h w -> n c h w", c=self.model.config.in_channels)
+            z: Tensor = self.model.encode(coloured).latent_dist.mean
+            return z.to(slices.device) * self.scale
+
         with torch.no_grad():
-            encoded = [self.model.encode(part.to(self.model.device)).latent_dist.mean for part in parts]
-        return torch.cat(encoded).to(slices.device) * self.scale
+            return in_batches(encode, self.batch, slices)
 
     def decode(self, latents: Tensor) -> Tensor:
         """(N, c, h, w) -> (N, H, W): the mean of the output channels. On a GPU in bfloat16 where that is safe."""
+
+        def decode(part: Tensor) -> Tensor:
+            coloured: Tensor = self.model.decode(part.to(self.model.device) / self.scale).sample
+            return coloured.float().mean(dim=1).to(latents.device)
+
         on_gpu = self.model.device.type == "cuda"
         with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
-            parts = [
-                self.model.decode(part.to(self.model.device) / self.scale).sample.float().mean(dim=1)
-                for part in torch.split(latents, self.batch)
-            ]
-        return torch.cat(parts).to(latents.device)
+            return in_batches(decode, self.batch, latents)
 
     def save(self, folder: Path) -> None:
         """Write the autoencoder in diffusers' layout, with codec.json beside it."""

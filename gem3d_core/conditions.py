@@ -4,8 +4,11 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from gem3d_core.codec import Codec
+from gem3d_core.codec import Codec, in_batches
 from gem3d_core.settings import ConditionSpec
+
+MASK_BATCH = 16
+"""Slices whose labels are taken apart at once."""
 
 
 def condition_channels(spec: ConditionSpec, codec: Codec, labels: tuple[int, ...]) -> int:
@@ -21,8 +24,12 @@ def encode_mask(spec: ConditionSpec, codec: Codec, labels: tuple[int, ...], mask
     encoding of the label map as a grey image in which the outline has a level of its own [paper].
     """
     if spec.mask == "one_hot":
-        planes = torch.stack([mask == label for label in labels] + [outline], dim=1).float()
-        return torch.nn.functional.avg_pool2d(planes, codec.factor)
+
+        def cover(mask: Tensor, outline: Tensor) -> Tensor:
+            planes = torch.stack([mask == label for label in labels] + [outline], dim=1).float()
+            return torch.nn.functional.avg_pool2d(planes, codec.factor)
+
+        return in_batches(cover, MASK_BATCH, mask, outline)
     return codec.encode(grey_mask(labels, mask, outline))
 
 

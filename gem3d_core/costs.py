@@ -7,13 +7,12 @@ from functools import cache
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from gem3d_core.checkpoints import NetworkFacts
 from gem3d_core.codec import autoencoder
-from gem3d_core.memory import OVERHEAD, PROCESS_BYTES, Arguments, largest_batch, live_bytes, weight_bytes
-from gem3d_core.models import Network, TrainingPlan, build
+from gem3d_core.memory import OVERHEAD, PROCESS_BYTES, Arguments, largest_batch, live_bytes, live_step_bytes
+from gem3d_core.models import Network, TrainingPlan, build, recompute_activations
 from gem3d_core.networks import POSITION_EMBEDDING, VolumeNetwork, count_parameters
 
 EFFICIENCY = 0.6
@@ -22,46 +21,50 @@ EFFICIENCY = 0.6
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters of a network, and what one call on some slices needs: operations, bytes kept for the backward pass,
-    and bytes held at once where there is none (weights in neither)."""
+    """Parameters of a network, and what one call on some slices needs: operations, and bytes held at once where
+    there is no backward pass (weights not in them)."""
 
     parameters: int
     trained: int
     forward_flops: float
-    kept_bytes: int
     held_bytes: int
 
     @property
-    def training_bytes(self) -> int:
-        """Weights, EMA, two AdamW moments and gradients in float32, and what one step keeps."""
-        return 4 * self.parameters + 16 * self.trained + self.kept_bytes
+    def state_bytes(self) -> int:
+        """Weights, EMA and two AdamW moments in float32: what a training holds between two steps."""
+        return 4 * self.parameters + 12 * self.trained
 
 
 def network_cost(facts: NetworkFacts, slices: int, latent_size: tuple[int, int]) -> Cost:
     """Cost of one call on `slices` latents of (h, w); a volume network takes whole windows."""
-    with torch.device("meta"):
-        network = build(facts, seed=0)
-        trained = (
-            network.volumetric_parameters().values() if isinstance(network, VolumeNetwork) else network.parameters()
-        )
-        network.requires_grad_(False)
-        count = sum(p.requires_grad_(True).numel() for p in trained)
-        kept: dict[int, int] = {}
-
-        def keep(tensor: Tensor) -> Tensor:
-            kept[id(tensor)] = tensor.numel() * tensor.element_size()
-            return tensor
-
-        with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-            arguments, named = _arguments(network, facts, slices, latent_size)
-            network(*arguments, **named)
+    network, trained = _on_meta(facts)
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        arguments, named = _arguments(network, facts, slices, latent_size)
+        network(*arguments, **named)
     return Cost(
         parameters=count_parameters(network),
-        trained=count,
+        trained=trained,
         forward_flops=float(counter.get_total_flops()),
-        kept_bytes=max(0, sum(kept.values()) - weight_bytes(network)),
         held_bytes=live_bytes(network, lambda: _arguments(network, facts, slices, latent_size)),
     )
+
+
+@cache
+def step_bytes(facts: NetworkFacts, slices: int, latent_size: tuple[int, int], *, recompute: bool = False) -> int:
+    """Bytes that one training step on `slices` latents of (h, w) holds at once, gradients included, weights not.
+
+    recompute: activations are computed again in the backward pass.
+    """
+    network, _ = _on_meta(facts)
+    if recompute:
+        recompute_activations(network)
+    return live_step_bytes(network, lambda: _arguments(network, facts, slices, latent_size))
+
+
+def training_peak(facts: NetworkFacts, slices: int, latent_size: tuple[int, int], *, recompute: bool = False) -> float:
+    """Bytes to expect of a process that trains on `slices` latents at once."""
+    state = network_cost(facts, facts.window, latent_size).state_bytes
+    return PROCESS_BYTES + state + OVERHEAD * step_bytes(facts, slices, latent_size, recompute=recompute)
 
 
 def plan_training(
@@ -70,14 +73,16 @@ def plan_training(
     """How to train within a budget of bytes for the whole process.
 
     units: windows or slices of this process's share of a batch, each of `slices` slices. The fewest equal pieces that
-    fit; where not even one unit does, one at a time with recomputation.
+    fit, with recomputation where not even one unit fits without; where none fits at all, one at a time.
     """
-    one, two = (network_cost(facts, count * slices, latent_size).training_bytes for count in (1, 2))
-    room = budget - PROCESS_BYTES
-    if OVERHEAD * one > room:
-        return TrainingPlan(units, recompute=True)
-    fitting = largest_batch(lambda count: one + (count - 1) * (two - one), room)
-    return TrainingPlan(next(k for k in range(1, units + 1) if units % k == 0 and units // k <= fitting))
+    room = budget - PROCESS_BYTES - network_cost(facts, facts.window, latent_size).state_bytes
+    for recompute in (False, True):
+        one, two = (step_bytes(facts, k * slices, latent_size, recompute=recompute) for k in (1, 2))
+        fitting = largest_batch(one, two, room)
+        if fitting:
+            pieces = next(k for k in range(1, units + 1) if units % k == 0 and units // k <= fitting)
+            return TrainingPlan(pieces, recompute)
+    return TrainingPlan(units, recompute=True)
 
 
 def codec_flops(widths: tuple[int, ...], layers: int, slice_size: tuple[int, int]) -> tuple[float, float]:
@@ -89,6 +94,15 @@ def codec_flops(widths: tuple[int, ...], layers: int, slice_size: tuple[int, int
         with FlopCounterMode(display=False) as decoding:
             model.decode(z)
     return float(encoding.get_total_flops()), float(decoding.get_total_flops())
+
+
+def _on_meta(facts: NetworkFacts) -> tuple[Network, int]:
+    """A network that costs nothing, only what it trains requiring gradients; and how many parameters these are."""
+    with torch.device("meta"):
+        network = build(facts, seed=0).to("meta")
+    trained = network.volumetric_parameters().values() if isinstance(network, VolumeNetwork) else network.parameters()
+    network.requires_grad_(False)
+    return network, sum(p.requires_grad_(True).numel() for p in list(trained))
 
 
 def _arguments(network: Network, facts: NetworkFacts, slices: int, latent_size: tuple[int, int]) -> Arguments:

@@ -18,6 +18,7 @@ from gem3d_core.checkpoints import NetworkFacts, facts_from
 from gem3d_core.costs import plan_training
 from gem3d_core.errors import Gem3dError
 from gem3d_core.files import atomic
+from gem3d_core.memory import budget_on
 from gem3d_core.models import OnStep, Training, TrainingPlan, train_position_model, train_slice_model, tune_volume_model
 from gem3d_core.processes import end_with_parent
 from gem3d_core.ranks import ALONE, Ranks
@@ -74,7 +75,7 @@ class Job:
 def train_job(job: Job, device: torch.device, on_step: OnStep, ranks: Ranks = ALONE) -> Outcome:
     """Train here. Raises as `training.train` does."""
     cases = open_latents({case: Path(file) for case, file in job.latents.items()}, job.facts.window)
-    budget = _budget(job, device)
+    budget = budget_on(device, job.memory)
     if device.type == "cuda" and budget is not None:
         cases = held_on(device, cases, LATENTS_SHARE * budget)
         budget -= torch.cuda.memory_allocated(device)
@@ -96,13 +97,6 @@ def train_job(job: Job, device: torch.device, on_step: OnStep, ranks: Ranks = AL
         return train_position_model(job.facts, training)
     assert job.slice_weights is not None
     return tune_volume_model(job.facts, Path(job.slice_weights), training)
-
-
-def _budget(job: Job, device: torch.device) -> float | None:
-    """Bytes that this process may take; None on a CPU without a limit."""
-    if job.memory is None and device.type == "cuda":
-        return float(torch.cuda.get_device_properties(device).total_memory)
-    return job.memory
 
 
 def _plan(job: Job, budget: float | None, ranks: Ranks, case: LatentCase) -> TrainingPlan:

@@ -1,5 +1,6 @@
 """How much memory a call of a network needs, counted on torch's meta device, and how large a batch a budget holds."""
 
+import math
 import weakref
 from collections.abc import Callable, Iterable
 from itertools import chain
@@ -52,6 +53,14 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # it comes wit
         self.now -= size
 
 
+def budget_on(device: torch.device, asked: float | None) -> float | None:
+    """Bytes that a process may take: what was asked for, on a GPU at most all of it; None: no limit."""
+    if device.type != "cuda":
+        return asked
+    whole = float(torch.cuda.get_device_properties(device).total_memory)
+    return whole if asked is None else min(asked, whole)
+
+
 def live_bytes(module: nn.Module, call: Callable[[], Arguments]) -> int:
     """The most bytes that a call without gradients holds at once, inputs included and weights not.
 
@@ -68,15 +77,29 @@ def live_bytes(module: nn.Module, call: Callable[[], Arguments]) -> int:
     return peak
 
 
+def live_step_bytes(module: nn.Module, call: Callable[[], Arguments]) -> int:
+    """The most bytes that a training step holds at once: a call, its backward pass and the gradients; weights not.
+
+    The module is on the meta device, and what it trains requires gradients. call: makes the arguments.
+    """
+    known = chain(module.parameters(), module.buffers())
+    with _Live(known) as live, torch.device("meta"):
+        arguments, named = call()
+        made = module(*arguments, **named)
+        predicted = made if isinstance(made, Tensor) else made.sample
+        predicted.square().mean().backward()
+    peak: int = live.peak  # the mode comes without types
+    return peak
+
+
 def weight_bytes(module: nn.Module) -> int:
     """Of parameters and buffers."""
     return sum(t.numel() * t.element_size() for t in chain(module.parameters(), module.buffers()))
 
 
-def largest_batch(bytes_of: Callable[[int], int], budget: float) -> int:
-    """How many of a batch fit into a budget of bytes, at least 1; bytes_of a batch grows linearly."""
-    one, two = bytes_of(1), bytes_of(2)
-    return max(1, 1 + int((budget / OVERHEAD - one) // (two - one)))
+def largest_batch(one: int, two: int, budget: float) -> int:
+    """How many fit into a budget of bytes, perhaps none; a batch of one and of two takes so much, others in line."""
+    return max(0, 1 + math.floor((budget / OVERHEAD - one) / (two - one)))
 
 
 def windows_that_fit(network: VolumeNetwork, size: tuple[int, int], budget: float) -> int:
@@ -95,7 +118,7 @@ def windows_that_fit(network: VolumeNetwork, size: tuple[int, int], budget: floa
 
         return live_bytes(network, call)
 
-    return largest_batch(bytes_of, budget - PROCESS_BYTES - weight_bytes(network))
+    return max(1, largest_batch(bytes_of(1), bytes_of(2), budget - PROCESS_BYTES - weight_bytes(network)))
 
 
 def slices_that_decode(model: AutoencoderKL, size: tuple[int, int], budget: float) -> int:
@@ -105,4 +128,4 @@ def slices_that_decode(model: AutoencoderKL, size: tuple[int, int], budget: floa
     def bytes_of(slices: int) -> int:
         return live_bytes(model.decoder, lambda: ((torch.zeros(slices, channels, *size),), {}))
 
-    return largest_batch(bytes_of, budget - PROCESS_BYTES - weight_bytes(model))
+    return max(1, largest_batch(bytes_of(1), bytes_of(2), budget - PROCESS_BYTES - weight_bytes(model)))

@@ -55,6 +55,11 @@ class Training:
     plan: TrainingPlan = TrainingPlan()
 
 
+def recompute_activations(network: Network) -> None:
+    """Keep no activations for the backward pass: it computes them again."""
+    (network.unet if isinstance(network, VolumeNetwork) else network).enable_gradient_checkpointing()
+
+
 def build(facts: NetworkFacts, seed: int) -> Network:
     """A network with fresh weights, drawn from a seed; torch's global generator is left as it was."""
     with _seeded(seed):
@@ -170,8 +175,7 @@ def _run(
     training: Training,
 ) -> tuple[dict[str, Tensor], Trained]:
     if training.plan.recompute:
-        unet = network.unet if isinstance(network, VolumeNetwork) else network
-        unet.enable_gradient_checkpointing()
+        recompute_activations(network)
     trained = train(
         network,
         parameters,

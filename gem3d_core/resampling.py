@@ -94,7 +94,7 @@ def _decoded(model: VolumeModel, recipe: Recipe, latents: Tensor, overlap: int) 
     # torch gives streams no types
     own_stream = torch.cuda.stream(torch.cuda.Stream()) if model.device.type == "cuda" else nullcontext()  # type: ignore[no-untyped-call]
     with own_stream:
-        slices = model.codec.decode(latents).clamp(-1, 1)
+        slices = model.codec.decode(latents).clamp_(-1, 1)
     slices[~recipe.outline] = OUTSIDE
     Z = len(slices)
     plan = plan_windows(Z, model.condition.window, overlap, start_slice(recipe.p, Z))

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -64,22 +64,23 @@ class _Subject:
 
 
 def bench_sampling(
-    address: str, model: str | None, steps: tuple[int, ...], memory: str | None, *, full: bool
+    address: str, model: str | None, steps: tuple[int, ...], overrides: Mapping[str, object], *, full: bool
 ) -> Comparison:
     """Re-sampling of test volumes beside Algorithm 1, and with other numbers of steps.
 
+    overrides: settings of `resample` and `runtime` in place of those that the model was made with.
     Every volume that is finished is kept in the catalog's working folder until all are: after an interruption the
     same call goes on from there. Raises BadInput where there is no volume model, no test volume, or no such step.
     """
-    subject = _subject(Catalog.open(address), model, memory, full=full)
+    subject = _subject(Catalog.open(address), model, overrides, full=full)
     _check_steps(subject.config, steps)
     with accelerator(subject.config) as device, open_progress("bench sampling") as progress:
         opened = open_volume_model(subject.catalog, subject.model.ref.full, subject.latents, subject.config, device)
         ours, others = _methods(sampler(subject.config, opened), steps)
-        reference = reference_method(ours.spec)
+        reference = reference_method()
         methods = list(dict.fromkeys([reference, ours, *others]))
-        scratch = _scratch_key(subject, ours, device)
         score, missing = _score(subject, device)
+        scratch = _scratch_key(subject, ours, missing, device)
         with subject.catalog.work.hold(scratch) as folder:
             results = _measure_all(subject, opened, methods, score, folder, progress)
             subject.catalog.work.clear(scratch)
@@ -120,11 +121,10 @@ def bench_training(profile: str, windows: int, steps: int) -> TrainingComparison
         return compare_training(case, steps)
 
 
-def _subject(catalog: Catalog, model: str | None, memory: str | None, *, full: bool) -> _Subject:
+def _subject(catalog: Catalog, model: str | None, overrides: Mapping[str, object], *, full: bool) -> _Subject:
     named = model or newest_volume_model(catalog)
     artifact = catalog.get(named)
-    budget = {"runtime.memory": memory} if memory else {}
-    config = change(configuration_of_model(catalog, artifact.ref.full), budget)
+    config = change(configuration_of_model(catalog, artifact.ref.full), overrides)
     data = refs_behind(catalog, artifact.ref.full)
     prepared = open_prepared(catalog, data.prepared)
     if not prepared.test:
@@ -148,7 +148,7 @@ def _methods(ours: SampleSpec, steps: tuple[int, ...]) -> tuple[Method, list[Met
     return Method(ours), [Method(spec) for spec in others]
 
 
-def _scratch_key(subject: _Subject, ours: Method, device: str) -> str:
+def _scratch_key(subject: _Subject, ours: Method, missing: Mapping[str, str], device: str) -> str:
     """Of all that a measurement depends on, the machine included."""
     identity = {
         "bench": "sampling",
@@ -156,6 +156,7 @@ def _scratch_key(subject: _Subject, ours: Method, device: str) -> str:
         "cases": subject.cases,
         "seeds": subject.seeds,
         "resample": ours.spec,
+        "missing": sorted(missing),
         "code": code_version("gem3d_core.bench.sampling"),
         "device": _device_name(device),
         "threads": torch.get_num_threads(),

@@ -11,7 +11,7 @@ from math import prod
 from configs import Config
 from gem3d_core.checkpoints import NetworkFacts
 from gem3d_core.codec import PAPER_LAYERS, PAPER_WIDTHS, trained_widths
-from gem3d_core.costs import Cost, codec_flops, network_cost, network_flops
+from gem3d_core.costs import Cost, codec_flops, network_cost, network_flops, step_bytes
 from gem3d_core.kl_training import BATCH as KL_BATCH
 from gem3d_core.memory import OVERHEAD
 from gem3d_core.settings import UNetSpec
@@ -131,12 +131,13 @@ def _training(stage: StageName, load: Load) -> Estimate:
         "train-informed": (config.train_informed, "position", config.position_unet),
     }[stage]
     slices = spec.batch * {"slice": min(spec.slices_per_window, n), "volume": n, "position": 1}[kind]
-    cost = _cost(load, kind, unet, slices)
+    facts, size = _facts(load, kind, unet), _latent_size(config)
+    cost = network_cost(facts, slices, size)
     return Estimate(
         f"{spec.steps} steps of {slices} slices; {cost.parameters / 1e6:.1f} M parameters",
         spec.steps,
         spec.steps * cost.forward_flops * (1 + BACKWARD) / network_flops(config.runtime.device),
-        LIBRARIES + cost.training_bytes / 2**30,
+        LIBRARIES + (cost.state_bytes + step_bytes(facts, slices, size)) / 2**30,
     )
 
 
@@ -232,10 +233,17 @@ def _patch(load: Load) -> int:
 
 
 def _cost(load: Load, kind: str, unet: UNetSpec, slices: int) -> Cost:
-    config = load.config
-    haar = config.codec.kind == "haar"
-    channels, factor = (4**config.codec.levels, 2**config.codec.levels) if haar else (KL_CHANNELS, KL_FACTOR)
-    mask = load.labels + 1 if config.condition.mask == "one_hot" else channels
-    facts = NetworkFacts(kind, unet, channels, mask, config.condition.slice_offset, config.condition.window)
-    H, W = config.prepare.slice_size
-    return network_cost(facts, slices, (H // factor, W // factor))
+    return network_cost(_facts(load, kind, unet), slices, _latent_size(load.config))
+
+
+def _facts(load: Load, kind: str, unet: UNetSpec) -> NetworkFacts:
+    condition, codec = load.config.condition, load.config.codec
+    channels = 4**codec.levels if codec.kind == "haar" else KL_CHANNELS
+    mask = load.labels + 1 if condition.mask == "one_hot" else channels
+    return NetworkFacts(kind, unet, channels, mask, condition.slice_offset, condition.window)
+
+
+def _latent_size(config: Config) -> tuple[int, int]:
+    factor = 2**config.codec.levels if config.codec.kind == "haar" else KL_FACTOR
+    height, width = config.prepare.slice_size
+    return height // factor, width // factor

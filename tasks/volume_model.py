@@ -9,7 +9,7 @@ from configs import Config
 from data_catalog import Catalog
 from gem3d_core.codec import KL
 from gem3d_core.errors import BadInput, Gem3dError
-from gem3d_core.memory import slices_that_decode, weight_bytes, windows_that_fit
+from gem3d_core.memory import budget_on, slices_that_decode, weight_bytes, windows_that_fit
 from gem3d_core.models import load_network
 from gem3d_core.networks import VolumeNetwork
 from gem3d_core.resampling import VolumeModel
@@ -24,8 +24,8 @@ def sampling_identity(config: Config) -> dict[str, object]:
 
 
 def sampler(config: Config, model: VolumeModel) -> SampleSpec:
-    """The sampler's settings, with as many windows a call as the memory budget holds where there is one."""
-    budget, (height, width) = config.runtime.memory_bytes, config.prepare.slice_size
+    """The sampler's settings, with as many windows a call as the memory budget holds: a GPU's own, or the one set."""
+    budget, (height, width) = budget_on(model.device, config.runtime.memory_bytes), config.prepare.slice_size
     if budget is None:
         return config.resample
     size = (height // model.codec.factor, width // model.codec.factor)

@@ -34,7 +34,8 @@ class Method:
     def name(self) -> str:
         """Tells methods of one comparison apart; fit for a file's name."""
         kind = "reference" if self.literal else "ours"
-        return f"{kind}-{self.spec.solver}-{self.spec.steps}-eta{self.spec.eta:g}-x{self.spec.resample}"
+        spec = self.spec
+        return f"{kind}-{spec.solver}-{spec.steps}-eta{spec.eta:g}-h{spec.overlap}-x{spec.resample}"
 
     @property
     def calls_of_window(self) -> int:
@@ -42,9 +43,9 @@ class Method:
         return (self.spec.steps - 1) * self.spec.resample + 1
 
 
-def reference_method(ours: SampleSpec, steps: int = STEPS) -> Method:
-    """DDIM, eta 0, fp32, with the overlap of ours."""
-    return Method(SampleSpec(solver="ddim", steps=steps, overlap=ours.overlap, batch=1, precision="fp32"), literal=True)
+def reference_method(steps: int = STEPS) -> Method:
+    """DDIM, eta 0, overlap 1, fp32 [paper]."""
+    return Method(SampleSpec(solver="ddim", steps=steps, overlap=1, batch=1, precision="fp32"), literal=True)
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ class Row:
     solver: str
     steps: int
     eta: float
+    overlap: int
     batch: int
     precision: str
     seconds_per_volume: float
@@ -157,6 +159,7 @@ def summarise(method: Method, results: Results, reference: Results, speed: Speed
         solver=spec.solver,
         steps=spec.steps,
         eta=spec.eta,
+        overlap=spec.overlap,
         batch=spec.batch,
         precision=spec.precision,
         seconds_per_volume=seconds / len(measured),
@@ -209,8 +212,9 @@ class Comparison:
 
 def comparison_table(compared: Comparison) -> Table:
     """Quality and cost of every method on the same noise."""
-    rows = [_cells("Algorithm 1: ", compared.reference, compared.missing)]
-    rows += [_cells("", row, compared.missing) for row in dict.fromkeys((compared.ours, *compared.others))]
+    rows = [_cells("Algorithm 1: ", compared.reference)]
+    rows += [_cells("", row) for row in dict.fromkeys((compared.ours, *compared.others))]
+    absent = "".join(f" {name} is not available: {reason}." for name, reason in compared.missing.items())
     return Table(
         title=f"Re-sampling on {compared.device}, {compared.threads} threads",
         caption=(
@@ -219,9 +223,11 @@ def comparison_table(compared: Comparison) -> Table:
             "bootstrap intervals over volumes. MS-SSIM (five scales) and LPIPS (AlexNet) to the true volume, on axial "
             "slices resized bilinearly to 256 on the shorter side. Memory: on a GPU all that is allocated, on a CPU "
             f"above what the loaded model holds. Speed: operations of the network, and their share of this machine's "
-            f"float32 matrix product, {compared.matrix_flops / 1e9:.0f} GFLOP/s."
+            f"float32 matrix product, {compared.matrix_flops / 1e9:.0f} GFLOP/s.{absent}"
         ),
-        n=f"{compared.volumes} test volumes, each with {len(compared.seeds)} seed(s)",
+        n=f"{compared.volumes} test volumes, each drawn {len(compared.seeds)} times"
+        if len(compared.seeds) > 1
+        else f"{compared.volumes} test volumes",
         columns=(
             Column("sampler"),
             Column("calls", "per volume", digits=1),
@@ -239,10 +245,10 @@ def comparison_table(compared: Comparison) -> Table:
     )
 
 
-def _cells(prefix: str, row: Row, missing: Mapping[str, str]) -> tuple[Cell, ...]:
+def _cells(prefix: str, row: Row) -> tuple[Cell, ...]:
     eta = f", eta {row.eta:g}" if row.solver == "ddim" else ""
     cells = (
-        f"{prefix}{row.solver}, {row.steps} steps{eta}, batch {row.batch}, {row.precision}",
+        f"{prefix}{row.solver}, {row.steps} steps{eta}, overlap {row.overlap}, batch {row.batch}, {row.precision}",
         row.network_calls,
         row.seconds_per_volume,
         row.speedup,
@@ -254,7 +260,7 @@ def _cells(prefix: str, row: Row, missing: Mapping[str, str]) -> tuple[Cell, ...
         row.flops_per_second / 1e9,
         100 * row.share_of_matrix_product,
     )
-    absent = Missing(missing.get("LPIPS", "not measured"))
+    absent = Missing("see above")
     return tuple(absent if cell is None else cell for cell in cells)
 
 

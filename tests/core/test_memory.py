@@ -41,11 +41,8 @@ def test_what_lives_at_once_is_counted_and_not_what_lived_before() -> None:
 
 
 def test_the_largest_batch_is_the_last_that_fits() -> None:
-    def bytes_of(batch: int) -> int:
-        return 50 + 10 * batch
-
-    sizes = [largest_batch(bytes_of, OVERHEAD * budget) for budget in (0, 60, 69.9, 70.1, 151)]
-    assert sizes == [1, 1, 1, 2, 10]
+    sizes = [largest_batch(60, 70, OVERHEAD * budget) for budget in (0, 60, 69.9, 70.1, 151)]
+    assert sizes == [0, 1, 1, 2, 10]
 
 
 def test_a_batch_that_was_found_keeps_its_budget(network: VolumeNetwork) -> None:

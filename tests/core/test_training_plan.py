@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gem3d_core.batches import LatentCase
 from gem3d_core.checkpoints import NetworkFacts, save_network
-from gem3d_core.costs import network_cost, plan_training
+from gem3d_core.costs import network_cost, plan_training, step_bytes
 from gem3d_core.memory import OVERHEAD, PROCESS_BYTES
 from gem3d_core.models import Training, TrainingPlan, build, train_position_model, train_slice_model, tune_volume_model
 from gem3d_core.schedule import make_schedule
@@ -61,13 +61,16 @@ def test_the_steps_do_not_depend_on_the_plan(kind: str, plan: TrainingPlan, tmp_
 
 def test_a_budget_makes_the_fewest_pieces_that_fit() -> None:
     facts = replace(FACTS, kind="volume")
-    bytes_of = {count: network_cost(facts, count * N, (16, 12)).training_bytes for count in (1, 4, 8)}
+    state = network_cost(facts, N, (16, 12)).state_bytes
+    bytes_of = {count: step_bytes(facts, count * N, (16, 12)) for count in (1, 4, 8)}
+    lean = {count: step_bytes(facts, count * N, (16, 12), recompute=True) for count in (1, 2)}
 
     def plan(room: float) -> TrainingPlan:
-        return plan_training(facts, 8, N, (16, 12), PROCESS_BYTES + OVERHEAD * room)
+        return plan_training(facts, 8, N, (16, 12), PROCESS_BYTES + state + OVERHEAD * room)
 
     assert plan(bytes_of[8] * 1.001) == TrainingPlan(1)
     assert plan(bytes_of[8] * 0.95) == TrainingPlan(2)
     assert plan(bytes_of[4] * 1.001) == TrainingPlan(2)
     assert plan(bytes_of[1] * 1.001) == TrainingPlan(8)
-    assert plan(bytes_of[1] * 0.9) == TrainingPlan(8, recompute=True)
+    assert lean[1] < bytes_of[1] < lean[2], "otherwise the next line says nothing"
+    assert plan(bytes_of[1] * 0.99) == plan(lean[1] * 1.01) == plan(0) == TrainingPlan(8, recompute=True)

@@ -98,13 +98,14 @@ def catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
     cases = {case: SimpleNamespace(train=False) for case in DEPTHS}
     monkeypatch.setattr(bench, "open_prepared", lambda catalog, _ref: Phantoms(catalog, prepared, cases))
     monkeypatch.setattr(bench, "load_lpips", lambda _weights, _device: Distance())
-    monkeypatch.setattr(bench, "reference_method", lambda ours: sampling.reference_method(ours, REFERENCE_CALLS))
+    monkeypatch.setattr(bench, "reference_method", lambda: sampling.reference_method(REFERENCE_CALLS))
     monkeypatch.setattr(bench, "STEPS", REFERENCE_CALLS)
     return catalog
 
 
-def compare(catalog: Catalog, steps: tuple[int, ...] = (), memory: str | None = None) -> Comparison:
-    return bench.bench_sampling(catalog.address, None, steps, memory, full=False)
+def compare(catalog: Catalog, steps: tuple[int, ...] = (), **settings: object) -> Comparison:
+    overrides = {name.replace("_", ".", 1): value for name, value in settings.items()}
+    return bench.bench_sampling(catalog.address, None, steps, overrides, full=False)
 
 
 def test_numbers_fit_together(catalog: Catalog) -> None:
@@ -169,12 +170,12 @@ def test_stopped_it_goes_on_with_what_is_left(catalog: Catalog, monkeypatch: pyt
 
 
 def test_a_memory_budget_makes_the_batch(catalog: Catalog) -> None:
-    plenty, none = compare(catalog, memory="3GiB"), compare(catalog, memory="1MiB")
+    plenty, none = compare(catalog, runtime_memory="3GiB"), compare(catalog, runtime_memory="1MiB")
     assert plenty.ours.batch > CONFIG.resample.batch
     assert none.ours.batch == 1
     assert plenty.ours.ms_ssim == pytest.approx(none.ours.ms_ssim, abs=1e-4)
     with pytest.raises(BadInput, match=r"runtime.memory.*lots"):
-        compare(catalog, memory="lots")
+        compare(catalog, runtime_memory="lots")
 
 
 def test_without_the_weights_of_lpips_the_rest_is_measured(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +193,7 @@ def test_eight_volumes_or_all_with_three_seeds(catalog: Catalog, monkeypatch: py
     cases = {f"{k:02}": SimpleNamespace(train=k > 30) for k in range(40)}
     prepared = bench.open_prepared(catalog, "")
     monkeypatch.setattr(bench, "open_prepared", lambda _catalog, _ref: replace(prepared, cases=cases))
-    quick, full = (bench._subject(catalog, None, None, full=full) for full in (False, True))
+    quick, full = (bench._subject(catalog, None, {}, full=full) for full in (False, True))
     assert (len(quick.cases), quick.seeds) == (8, (0,))
     assert (len(full.cases), full.seeds) == (31, (0, 1, 2))
 
