@@ -53,7 +53,7 @@ def test_a_person_gets_a_table(asked: list[object]) -> None:
 
 
 def test_what_belongs_to_the_model_is_not_set_here(asked: list[object]) -> None:
-    with pytest.raises(BadInput, match="--set condition.window: belongs to the model"):
+    with pytest.raises(BadInput, match=r"--set condition\.window: belongs to the model"):
         CliRunner().invoke(app, ["bench", "sampling", "--set", "condition.window=8"], catch_exceptions=False)
     assert asked == []
 
