@@ -16,7 +16,7 @@ from gem3d_core.checkpoints import NetworkFacts
 from gem3d_core.codec import KL, PAPER_LAYERS, PAPER_WIDTHS, autoencoder
 from gem3d_core.denoise import Conditions, predict_slices
 from gem3d_core.models import Training, build, train_slice_model
-from gem3d_core.schedule import Schedule, make_schedule
+from gem3d_core.schedule import make_schedule
 from gem3d_core.settings import DiffusionSpec, Precision, TrainSpec, UNetSpec
 from gem3d_core.training import Example, draw_timesteps, train
 
@@ -77,10 +77,10 @@ def compare_training(case: TrainingCase, steps: int, codec: KL | None = None) ->
     spec = TrainSpec(
         steps=1 + steps, batch=case.windows, slices_per_window=case.n, checkpoint_every=2 + steps, precision="fp32"
     )
-    schedule = make_schedule(DiffusionSpec())
-    theirs = _pace(lambda folder, tick: _literal(facts, raw, codec, schedule, spec, case, folder, tick), case)
-    fast = replace(spec, precision=case.precision)
-    ours = _pace(lambda folder, tick: _stored(facts, latents, schedule, fast, case, folder, tick), case)
+    literal = Training(raw, make_schedule(DiffusionSpec()), spec, 0, Path(), case.device, lambda _step, _loss: None)
+    stored = replace(literal, cases=latents, spec=replace(spec, precision=case.precision))
+    theirs = _pace(lambda training: _train_literally(facts, codec, training), literal)
+    ours = _pace(lambda training: train_slice_model(facts, training), stored)
     return TrainingComparison(
         speedup=ours.steps_per_second / theirs.steps_per_second,
         reference=theirs,
@@ -100,9 +100,6 @@ def paper_codec(device: torch.device) -> KL:
     return KL(model.to(device), PAPER_SCALE)
 
 
-Tick = Callable[[int, float], None]
-
-
 def _random_cases(case: TrainingCase) -> list[LatentCase]:
     """Volumes of slices and grey masks in [-1, 1], (DEPTH, 1, H, W)."""
     rng = torch.Generator().manual_seed(0)
@@ -113,53 +110,38 @@ def _random_cases(case: TrainingCase) -> list[LatentCase]:
     return [LatentCase(f"random{k}", volume(), volume(), DEPTH) for k in range(VOLUMES)]
 
 
-def _stored(
-    facts: NetworkFacts,
-    cases: list[LatentCase],
-    schedule: Schedule,
-    spec: TrainSpec,
-    case: TrainingCase,
-    folder: Path,
-    tick: Tick,
-) -> None:
-    train_slice_model(facts, Training(cases, schedule, spec, 0, folder, case.device, tick))
-
-
-def _literal(
-    facts: NetworkFacts,
-    cases: list[LatentCase],
-    codec: KL,
-    schedule: Schedule,
-    spec: TrainSpec,
-    case: TrainingCase,
-    folder: Path,
-    tick: Tick,
-) -> None:
+def _train_literally(facts: NetworkFacts, codec: KL, training: Training) -> None:
     """The same loop, but what is drawn are slices, and all that the network sees of them is encoded on the way."""
     network = build(facts, 0)
     assert isinstance(network, UNet2DModel)
 
+    spec, schedule, device, n = training.spec, training.schedule, training.device, facts.window
+
     def draw(rng: torch.Generator) -> list[Example]:
-        batch = draw_windows(cases, spec.batch, case.n, case.n, rng)
+        batch = draw_windows(training.cases, spec.batch, n, n, rng)
         t = draw_timesteps(len(batch.clean), 1, schedule, rng)
         image, mask, informed = (
-            codec.encode(slices[:, 0].to(case.device))
+            codec.encode(slices[:, 0].to(device))
             for slices in (batch.clean, batch.conditions.mask, batch.conditions.informed)
         )
         eps = torch.randn(image.shape, generator=rng)
-        conditions = Conditions(mask, informed, batch.conditions.offset.to(case.device))
+        conditions = Conditions(mask, informed, batch.conditions.offset.to(device))
         predict = predict_slices(network, conditions)
-        return [Example(image, eps.to(case.device), t.to(case.device), predict, batch.names)]
+        return [Example(image, eps.to(device), t.to(device), predict, batch.names)]
 
-    train(network, dict(network.named_parameters()), draw, schedule, spec, 0, folder, case.device, tick)
+    parameters = dict(network.named_parameters())
+    train(network, parameters, draw, schedule, spec, training.seed, training.folder, device, training.on_step)
 
 
-def _pace(run: Callable[[Path, Tick], None], case: TrainingCase) -> Pace:
+def _pace(run: Callable[[Training], object], training: Training) -> Pace:
     """Run a training in a folder of its own and time its steps after the first."""
     ticks: list[tuple[float, float]] = []
+
+    def on_step(_step: int, loss: float) -> None:
+        ticks.append((time.perf_counter(), loss))
+
     with tempfile.TemporaryDirectory() as folder:
-        _, effort = watched(
-            lambda: run(Path(folder), lambda _step, loss: ticks.append((time.perf_counter(), loss))), case.device
-        )
+        watching = replace(training, folder=Path(folder), on_step=on_step)
+        _, effort = watched(lambda: run(watching), training.device)
     seconds = ticks[-1][0] - ticks[0][0]
     return Pace((len(ticks) - 1) / seconds, ticks[0][1], effort.peak_bytes)

@@ -95,6 +95,14 @@ def test_a_compiled_network_sees_batches_of_one_size_and_draws_the_same() -> Non
         torch.testing.assert_close(drawn[name], volume, atol=1e-4, rtol=0)
 
 
+def test_bf16_draws_what_fp32_draws_up_to_its_precision() -> None:
+    whole, half = (sample(REQUESTS, replace(FAST, precision=precision)) for precision in ("fp32", "bf16"))
+    for r in REQUESTS:
+        assert half[r.name].dtype == torch.float32
+        apart = (half[r.name] - whole[r.name]).norm() / whole[r.name].norm()
+        assert 0 < apart < 0.05
+
+
 def test_the_seed_decides() -> None:
     r = REQUESTS[0]
     first, again, other = (sample([replace(r, seed=s)], FAST)[r.name] for s in (7, 7, 8))
