@@ -65,9 +65,9 @@ def main() -> None:
 def _catalog_table(speed: CatalogSpeed) -> str:
     held = f"{speed.volumes:,} volumes, {speed.artifacts} artifacts, {speed.files:,} files"
     rows = [f"| {held} | seconds | of the processor |", "| --- | ---: | ---: |"]
-    for name in ("ls", "show", "lineage"):
+    for name, command in {"help": "--help", **{n: f"catalog {n}" for n in ("ls", "show", "lineage")}}.items():
         wall, spent = getattr(speed, f"{name}_seconds"), getattr(speed, f"{name}_cpu_seconds")
-        rows.append(f"| `gem3d catalog {name}`, start of the process included | {wall:.2f} | {spent:.2f} |")
+        rows.append(f"| `gem3d {command}`, start of the process included | {wall:.2f} | {spent:.2f} |")
     rows += [
         f"| `Catalog.find` of the largest artifact | {speed.find_seconds:.3f} | |",
         f"| `Catalog.put` of one file and one row | {speed.put_seconds:.3f} | |",

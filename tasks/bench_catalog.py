@@ -32,6 +32,8 @@ class CatalogSpeed:
     volumes: int
     artifacts: int
     files: int
+    help_seconds: float
+    help_cpu_seconds: float
     ls_seconds: float
     ls_cpu_seconds: float
     show_seconds: float
@@ -48,13 +50,17 @@ def bench_catalog(folder: Path, volumes: int, artifacts: int, command: Sequence[
     catalog = Catalog.open(folder / "catalog")
     filling, (largest, last) = _seconds(lambda: fill(catalog, folder / "files", volumes, artifacts))
     held = catalog.ls()
-    ls, ls_cpu = _command(command, "ls", catalog)
-    show, show_cpu = _command(command, "show", catalog, largest.ref.full)
-    lineage, lineage_cpu = _command(command, "lineage", catalog, last.ref.full)
+    where = ("--catalog", catalog.address)
+    told, told_cpu = _command([*command, "--help"])
+    ls, ls_cpu = _command([*command, "catalog", "ls", *where])
+    show, show_cpu = _command([*command, "catalog", "show", largest.ref.full, *where])
+    lineage, lineage_cpu = _command([*command, "catalog", "lineage", last.ref.full, *where])
     return CatalogSpeed(
         volumes=len(catalog.table("volumes")),
         artifacts=len(held),
         files=sum(len(artifact.files) for artifact in held),
+        help_seconds=told,
+        help_cpu_seconds=told_cpu,
         ls_seconds=ls,
         ls_cpu_seconds=ls_cpu,
         show_seconds=show,
@@ -151,9 +157,8 @@ def _seconds(work: Callable[[], T]) -> tuple[float, T]:
     return time.perf_counter() - began, done
 
 
-def _command(command: Sequence[str], name: str, catalog: Catalog, *arguments: str) -> tuple[float, float]:
-    """Seconds by the clock and of the processor of one catalog command."""
-    line = [*command, "catalog", name, *arguments, "--catalog", catalog.address]
+def _command(line: Sequence[str]) -> tuple[float, float]:
+    """Seconds by the clock and of the processor of one command line."""
 
     def run() -> float:
         before = os.times()

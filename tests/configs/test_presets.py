@@ -1,0 +1,41 @@
+"""The memory presets that stand in the profiles are those that `--memory` makes."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PRESET = re.compile(
+    r"^# (\d+)GiB +(\d+) +(\d+)( r)?, +(\d+)( r)? +([\d.]+), +([\d.]+), +([\d.]+)(?: +measured ([\d.]+))?$",
+    re.MULTILINE,
+)
+
+
+def recorded() -> dict[str, list[dict[str, object]]]:
+    rows: dict[str, list[dict[str, object]]] = {}
+    for row in json.loads((ROOT / "docs" / "results" / "memory.json").read_text())["rows"]:
+        rows.setdefault(row["profile"], []).append(row)
+    return rows
+
+
+@pytest.mark.parametrize("profile", ["hippocampus-cpu", "hippocampus-gpu", "brats-paper"])
+def test_a_profile_tells_what_was_recorded(profile: str) -> None:
+    told = PRESET.findall((ROOT / "configs" / "profiles" / f"{profile}.yaml").read_text())
+    expected = [_line(row) for row in recorded()[profile]]
+    assert told == expected
+    assert {int(line[0]) for line in told} == ({4} if profile.endswith("cpu") else {8, 16, 24, 80})
+
+
+def _line(row: dict[str, object]) -> tuple[str, ...]:
+    def gib(name: str) -> str:
+        return "" if row[name] is None else f"{float(row[name]) / 2**30:.1f}"  # type: ignore[arg-type]  # JSON
+
+    def pieces(name: str) -> tuple[str, str]:
+        plan = row[name]
+        return str(plan["pieces"]), " r" if plan["recompute"] else ""  # type: ignore[index]  # JSON
+
+    peaks = (gib("sampling_peak"), gib("slices_peak"), gib("volume_peak"))
+    counts = (str(row["budget"]), str(row["windows"]), *pieces("slices"), *pieces("volume"))
+    return (*counts, *peaks, gib("measured_peak"))
