@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from configs import Config
+from gem3d_core.bench.training import paper_codec
 from gem3d_core.checkpoints import NetworkFacts
 from gem3d_core.codec import fit_haar
 from gem3d_core.models import build
@@ -16,15 +17,18 @@ LABELS = (1, 2)
 
 
 def random_model(config: Config, size: int) -> VolumeModel:
-    """The network of a profile on wavelet latents of (size, size) slices, on the CPU."""
-    codec = fit_haar(config.codec, torch.rand(8, size, size) * 2 - 1)
+    """The network of a profile on latents of (size, size) slices, on the CPU; a KL codec is of the paper's size."""
+    cpu, condition = torch.device("cpu"), config.condition
+    kl = config.codec.kind == "kl"
+    codec = paper_codec(cpu) if kl else fit_haar(config.codec, torch.rand(8, size, size) * 2 - 1)
+    mask_channels = codec.channels if condition.mask == "codec" else len(LABELS) + 1
     facts = NetworkFacts(
-        "volume", config.unet, codec.channels, len(LABELS) + 1, offset=True, window=config.condition.window
+        "volume", config.unet, codec.channels, mask_channels, offset=condition.slice_offset, window=condition.window
     )
     network = build(facts, 0)
     assert isinstance(network, VolumeNetwork)
     network.requires_grad_(False).eval()
-    return VolumeModel(network, codec, make_schedule(config.diffusion), config.condition, LABELS, torch.device("cpu"))
+    return VolumeModel(network, codec, make_schedule(config.diffusion), condition, LABELS, cpu)
 
 
 def random_recipes(Z: int, volumes: int, size: int) -> Iterator[Recipe]:

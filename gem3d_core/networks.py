@@ -154,10 +154,12 @@ class VolumeNetwork(nn.Module):
     def compile_for_sampling(self, backend: Backend = "inductor") -> None:
         """Compile the forward pass for batches of one size, to CUDA graphs on a GPU; `fixed_batch` asks for such.
 
-        The weights of 2D convolutions are stored channels-last, as compiled convolutions want them.
+        On a CPU it takes a C++ compiler. The weights of 2D convolutions are stored channels-last, as compiled
+        convolutions want them.
         """
         self.to(memory_format=torch.channels_last)
-        options = {"mode": "reduce-overhead"} if backend == "inductor" else {}
+        on_gpu = next(self.parameters()).is_cuda
+        options = {"mode": "reduce-overhead"} if backend == "inductor" and on_gpu else {}
         self.compile(backend=backend, fullgraph=True, dynamic=False, **options)
         self.fixed_batch = True
 

@@ -40,7 +40,7 @@ class Algorithm1:
         steps: int = STEPS,
         eta: float = 0.0,
     ) -> None:
-        self.network = network
+        self.network = network.to(memory_format=torch.contiguous_format)  # as torch lays weights out by itself
         self.schedule = schedule
         self.device = device
         self.n, self.h = network.slots.n, h
@@ -90,8 +90,9 @@ class Algorithm1:
         def noise() -> Tensor:
             return torch.randn(o_0.shape, generator=rng).to(self.device)
 
+        first = [generator(request.seed, "first", j + k) for k in range(self.n)]
+        w = torch.stack([torch.randn(o_0.shape[1:], generator=g) for g in first]).to(self.device)
         # noise for pinned slots is drawn also where none is known: every window takes as much
-        w = noise()
         w[known] = self._noised(o_0, self.times[0], noise())[known]
         for t, s in pairwise(self.times):
             w = self._ddim_step(w, self._x_0(w, t, c, offset), t, s, noise() if self.eta else torch.zeros_like(w))
@@ -102,7 +103,7 @@ class Algorithm1:
         """The clean window that the network's prediction at timestep t implies."""
         network, times = self.network, torch.full((self.n,), t, device=self.device)
         labels = offset if network.unet.class_embedding is not None else None
-        prediction = network(torch.cat([w, c], dim=1), times, class_labels=labels)
+        prediction = network.forward(torch.cat([w, c], dim=1), times, class_labels=labels)  # never a compiled one
         self.network_calls += 1
         return self.schedule.to_x0(w, prediction, times)
 

@@ -82,14 +82,14 @@ def draw_volumes(
     drawn = sample_volumes(model.network, requests(), model.schedule, spec, n, model.device, on_windows)
     with ThreadPoolExecutor(1) as decoder:
         for name, latents in drawn:
-            decoding.append(decoder.submit(_decoded, model, flying.pop(name), latents, spec.overlap))
+            decoding.append(decoder.submit(_decoded, model, flying.pop(name), latents, spec))
             while decoding and (decoding[0].done() or len(decoding) > DECODED_AHEAD):
                 yield decoding.popleft().result()
         while decoding:
             yield decoding.popleft().result()
 
 
-def _decoded(model: VolumeModel, recipe: Recipe, latents: Tensor, overlap: int) -> Drawn:
+def _decoded(model: VolumeModel, recipe: Recipe, latents: Tensor, spec: SampleSpec) -> Drawn:
     """A finished volume; latents (Z, c, h, w) are on the CPU, so that no stream waits for another."""
     # torch gives streams no types
     own_stream = torch.cuda.stream(torch.cuda.Stream()) if model.device.type == "cuda" else nullcontext()  # type: ignore[no-untyped-call]
@@ -97,7 +97,7 @@ def _decoded(model: VolumeModel, recipe: Recipe, latents: Tensor, overlap: int) 
         slices = model.codec.decode(latents).clamp_(-1, 1)
     slices[~recipe.outline] = OUTSIDE
     Z = len(slices)
-    plan = plan_windows(Z, model.condition.window, overlap, start_slice(recipe.p, Z))
+    plan = plan_windows(Z, model.condition.window, spec.overlap, start_slice(recipe.p, Z), spec.first_window)
     return Drawn(recipe.name, slices, window_borders(plan, Z))
 
 

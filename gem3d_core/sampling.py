@@ -1,7 +1,8 @@
 """Re-sampling of volumes: Algorithm 1 for many volumes at once, and position-conditioned slices.
 
 Windows of both directions and of many volumes share a batch: whatever is ready runs. A window's noise comes from
-generators of its own, so that a volume does not depend on the batch that it was drawn in.
+generators of its own, and the noise that a slice begins with from one of the slice, so that a volume does not depend
+on the batch that it was drawn in.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -41,11 +42,11 @@ class VolumeRequest:
 class _Volume:
     """A volume in flight: its plan, its finished slices, and which of its windows are done."""
 
-    def __init__(self, request: VolumeRequest, n: int, h: int) -> None:
+    def __init__(self, request: VolumeRequest, n: int, spec: SampleSpec) -> None:
         self.request = request
         self.Z = len(request.condition)
         self.condition = pad_slices(request.condition, n)
-        self.plan = plan_windows(self.Z, n, h, request.start)
+        self.plan = plan_windows(self.Z, n, spec.overlap, request.start, spec.first_window)
         self.latents = torch.zeros(len(self.condition), *request.informed.shape)
         self.waiting = list(range(len(self.plan)))
         self.done: set[int] = set()
@@ -78,6 +79,7 @@ def sample_volumes(
     was built for windows of another n, which would mix the slices of different windows, and Gem3dError where not
     even one window fits.
     """
+    network.to(memory_format=torch.channels_last)  # what convolutions are fastest in, on CPUs and GPUs
     if isinstance(network, VolumeNetwork) and network.slots.n != n:
         raise ValueError(f"windows of n={n} slices for a volume network of n={network.slots.n}")
     queue = iter(requests)
@@ -85,7 +87,7 @@ def sample_volumes(
     batch = spec.batch
     while True:
         while len(flying) < batch and (request := next(queue, None)) is not None:
-            flying.append(_Volume(request, n, spec.overlap))
+            flying.append(_Volume(request, n, spec))
         if not flying:
             return
 
@@ -158,8 +160,14 @@ def _draw(
         mask=torch.tensor([k in w.known for w in windows for k in range(n)], device=device),
     )
     denoise = denoiser(predict_slices(network, conditions), schedule, spec.precision, device)
-    drawn = solve(denoise, noise(), schedule, spec, noise, pinned)
+    drawn = solve(denoise, _first_noise(jobs, shape, device), schedule, spec, noise, pinned)
     return rearrange(drawn, "(b n) c h w -> b n c h w", n=n).cpu()
+
+
+def _first_noise(jobs: list[tuple[_Volume, int]], shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Where the solver begins, ((b n) c h w): the noise of a slice does not depend on the window that draws it."""
+    slices = [(v.request.seed, v.plan[k].start + slot) for v, k in jobs for slot in range(shape[0])]
+    return normal(shape[1:], [generator(seed, "first", z) for seed, z in slices], device)
 
 
 def _informed(volume: _Volume, window: Window) -> Tensor:
@@ -192,6 +200,6 @@ def _slice_noise(seeds: list[int], shape: tuple[int, int, int], device: torch.de
     return lambda: normal(shape, generators, device)
 
 
-def count_windows(depths: Iterable[int], n: int, h: int) -> int:
+def count_windows(depths: Iterable[int], n: int, spec: SampleSpec) -> int:
     """Windows that volumes of the given numbers of slices take, started in their middle."""
-    return sum(len(plan_windows(Z, n, h, Z // 2)) for Z in depths)
+    return sum(len(plan_windows(Z, n, spec.overlap, Z // 2, spec.first_window)) for Z in depths)

@@ -147,6 +147,9 @@ class SampleSpec:
     """DDIM only: 0 deterministic, 1 ancestral."""
     overlap: int = 1
     """h, finished slices that a window starts from [paper: 1]."""
+    first_window: Literal["at_start", "fewest"] = "fewest"
+    """Where a volume's first window lies: at_start begins it at the start slice [paper]; fewest lays it around the
+    start slice so that the fewest windows follow."""
     resample: int = 1
     """RePaint: times that each step is taken; 1 is a single pass [paper]."""
     batch: int = 8

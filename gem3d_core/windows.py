@@ -3,12 +3,16 @@
 Both directions continue from the first window. A window's known slots are finished slices where they truly
 lie, also in the last window of a direction, which overlaps by as many as it must. Every slice is written
 exactly once, for every number of slices Z, window n, overlap h and start position.
+
+Algorithm 1 begins its first window at the start slice. A network that was trained with the informed slice anywhere in
+its window (section 3.1) may as well lay it around the start slice, where the fewest windows follow.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 Direction = Literal["first", "up", "down"]
+FirstWindow = Literal["at_start", "fewest"]
 
 
 @dataclass(frozen=True)
@@ -47,18 +51,19 @@ def start_slice(p: float, Z: int) -> int:
     return min(int(p * Z), Z - 1)
 
 
-def plan_windows(Z: int, n: int, h: int, start: int) -> tuple[Window, ...]:
+def plan_windows(Z: int, n: int, h: int, start: int, first_window: FirstWindow = "at_start") -> tuple[Window, ...]:
     """Windows of n slots that draw a volume of Z slices from slice index `start` outwards.
 
-    Z, n >= 1; 1 <= h < n (any h when n >= Z, where one window is the whole plan). Up and down are listed
-    alternately, so that a batch of ready windows holds both. Raises ValueError on values outside these.
+    Z, n >= 1; 1 <= h < n (any h when n >= Z, where one window is the whole plan). first_window: begins at the start
+    slice (Algorithm 1), or lies where it holds the start slice and the fewest windows are needed. Up and down are
+    listed alternately, so that a batch of ready windows holds both. Raises ValueError on values outside these.
     """
     if Z < 1 or n < 1 or not 0 <= start < Z:
         raise ValueError(f"no plan for Z={Z} slices, window n={n}, start slice {start} (0 <= start < Z)")
     if n < Z and not 1 <= h < n:
         raise ValueError(f"overlap h={h} must lie in 1..n-1={n - 1}")
 
-    first = max(0, min(start, Z - n))
+    first = max(0, min(start, Z - n)) if first_window == "at_start" else _fewest(Z, n, h, start)
     slots = range(min(n, Z))
     windows = [Window("first", first, n, (), tuple(slots), start, None)]
 
@@ -72,6 +77,17 @@ def plan_windows(Z: int, n: int, h: int, start: int) -> tuple[Window, ...]:
             windows.append(_continue("down", low, Z, n, h, last_down))
             last_down, low = len(windows) - 1, windows[-1].start
     return tuple(windows)
+
+
+def _fewest(Z: int, n: int, h: int, start: int) -> int:
+    """Where a first window that holds the start slice leaves the fewest windows and, of these, the shortest chain;
+    then, where the start slice lies nearest to its middle."""
+
+    def cost(first: int) -> tuple[int, int, int]:
+        up, down = (-(-left // (n - h)) for left in (Z - n - first, first))
+        return up + down, max(up, down), abs(2 * (start - first) - (n - 1))
+
+    return min(range(max(0, start - n + 1), min(start, Z - n) + 1), key=cost) if n < Z else 0
 
 
 def _continue(direction: Direction, edge: int, Z: int, n: int, h: int, after: int) -> Window:

@@ -169,7 +169,7 @@ def _draw_all(work: Work, model: VolumeModel, inputs: _Inputs, entries: list[_En
     """Draw what is not finished yet; volumes are restored and written by other threads meanwhile."""
     waiting = {entry.name: entry for entry in entries if not (work.folder / entry.name / "facts.json").exists()}
     spec = sampler(run.config, model)
-    windows = count_windows([e.geometry.grid_shape[2] for e in waiting.values()], model.condition.window, spec.overlap)
+    windows = count_windows([e.geometry.grid_shape[2] for e in waiting.values()], model.condition.window, spec)
     work.progress.total(windows, "windows drawn")
     done = 0
 

@@ -48,7 +48,7 @@ def open_volume_model(catalog: Catalog, model: str, latents: str, config: Config
                 f"{model} was trained with {section} {artifact.meta[section]}, this run has "
                 f"{asdict(getattr(config, section))}: use the profile that it was trained with"
             )
-    if config.runtime.compile and where.type == "cuda":
+    if config.runtime.compile:
         network.compile_for_sampling()
     encoded = catalog.get(latents)
     return VolumeModel(

@@ -39,15 +39,15 @@ class Load:
     @property
     def windows(self) -> int:
         """Windows of all synthetic volumes."""
-        n, h = self.config.condition.window, self.config.resample.overlap
-        return self.volumes // max(1, len(self.train)) * count_windows((self.depths[c] for c in self.train), n, h)
+        n, spec = self.config.condition.window, self.config.resample
+        return self.volumes // max(1, len(self.train)) * count_windows((self.depths[c] for c in self.train), n, spec)
 
     @property
     def paired_windows(self) -> int:
         """Windows of the test volumes that are drawn for the paired scores."""
         test = sorted(self.depths.keys() - set(self.train))[: self.config.evaluate.paired_cases]
-        n, h = self.config.condition.window, self.config.resample.overlap
-        return count_windows((self.depths[case] for case in test), n, h)
+        n, spec = self.config.condition.window, self.config.resample
+        return count_windows((self.depths[case] for case in test), n, spec)
 
     @property
     def voxels(self) -> int:

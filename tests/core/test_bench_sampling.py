@@ -40,7 +40,9 @@ FAST = {
 
 
 def test_the_reference_is_the_papers_sampler_whatever_ours_is() -> None:
-    expected = SampleSpec(solver="ddim", steps=200, eta=0.0, overlap=1, batch=1, precision="fp32")
+    expected = SampleSpec(
+        solver="ddim", steps=200, eta=0.0, overlap=1, first_window="at_start", batch=1, precision="fp32"
+    )
     assert Method(expected, literal=True) == REFERENCE
     assert (REFERENCE.calls_of_window, OURS.calls_of_window) == (200, 9)
 

@@ -1,6 +1,7 @@
 """Re-sampling whole volumes: the same alone as in company, seeded, finite, of any depth."""
 
 import copy
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -95,6 +96,30 @@ def test_a_compiled_network_sees_batches_of_one_size_and_draws_the_same() -> Non
         torch.testing.assert_close(drawn[name], volume, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU takes a C++ compiler")
+def test_what_the_compiler_makes_for_a_cpu_draws_the_same() -> None:
+    torch.manual_seed(0)
+    small = replace(UNET, multipliers=(1,), attention_at=(1,))
+    plain = VolumeNetwork(slice_network(small, 2 * C + M, C, offset=True), small, N).requires_grad_(False).eval()
+    for p in plain.volumetric_parameters().values():
+        p.data += 0.05 * torch.randn(p.shape)
+    compiled = copy.deepcopy(plain)
+    compiled.compile_for_sampling()
+    spec = replace(FAST, steps=2, batch=2)
+    expected, drawn = (dict(sample_volumes(net, REQUESTS[:3], SCHEDULE, spec, N, CPU)) for net in (plain, compiled))
+    for name, volume in expected.items():
+        torch.testing.assert_close(drawn[name], volume, atol=1e-4, rtol=0)
+
+
+def test_convolutions_are_laid_out_channels_last() -> None:
+    sample(REQUESTS[:1], FAST)
+    kernels = [m.weight for m in network().modules() if isinstance(m, nn.Conv2d) and m.weight.shape[1] > 1]
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+    sizes = {kernel.shape[2] for kernel in kernels}
+    assert 3 in sizes, "of a kernel of one pixel both layouts are the same"
+
+
 def test_bf16_draws_what_fp32_draws_up_to_its_precision() -> None:
     whole, half = (sample(REQUESTS, replace(FAST, precision=precision)) for precision in ("fp32", "bf16"))
     for r in REQUESTS:
@@ -144,7 +169,7 @@ def test_known_slots_are_given_to_the_network_as_their_finished_slices() -> None
     finally:
         handle.remove()
 
-    plan = plan_windows(15, N, FAST.overlap, r.start)
+    plan = plan_windows(15, N, FAST.overlap, r.start, FAST.first_window)
     first_calls = calls[:: FAST.steps]
     assert len(first_calls) == len(plan)
     starts = torch.stack([x[:, :C] for x, _, _ in first_calls]).flatten(1)  # at t = 999 there is noise alone
@@ -162,6 +187,28 @@ def test_known_slots_are_given_to_the_network_as_their_finished_slices() -> None
         window = matches[0]
         expected = r.informed if window.after is None else drawn[window.informed]
         assert torch.equal(x[:, C + M :], expected.expand(N, -1, -1, -1))
+
+
+def test_a_slice_begins_with_the_same_noise_wherever_its_window_lies() -> None:
+    at_start, fewest = (_first_noise(replace(FAST, batch=1, first_window=first)) for first in ("at_start", "fewest"))
+    assert at_start.keys() == fewest.keys() == set(range(15))
+    for z, noise in at_start.items():
+        assert torch.equal(noise, fewest[z])
+    assert float((torch.corrcoef(torch.stack(list(fewest.values())).flatten(1)) - torch.eye(15)).abs().max()) < 0.6
+
+
+def _first_noise(spec: SampleSpec) -> dict[int, Tensor]:
+    """What the network first sees of every slice that it draws, where there is noise alone."""
+    r, calls = REQUESTS[0], list[Tensor]()
+    handle = network().register_forward_pre_hook(lambda _module, args: calls.append(args[0][:, :C].clone()))
+    try:
+        sample([r], spec)
+    finally:
+        handle.remove()
+    plan = plan_windows(15, N, spec.overlap, r.start, spec.first_window)
+    first_calls = calls[:: spec.steps]
+    assert len(first_calls) == len(plan)
+    return {w.start + k: x[k] for w, x in zip(plan, first_calls, strict=True) for k in w.fresh}
 
 
 def test_no_more_volumes_are_read_than_fit_the_batch() -> None:
@@ -183,12 +230,14 @@ def test_progress_counts_every_window() -> None:
     counted: list[int] = []
     spec = replace(FAST, batch=3)
     list(sample_volumes(network(), REQUESTS, SCHEDULE, spec, N, CPU, counted.append))
-    assert sum(counted) == sum(len(plan_windows(len(r.condition), N, 2, r.start)) for r in REQUESTS)
+    assert sum(counted) == sum(len(plan_windows(len(r.condition), N, 2, r.start, "fewest")) for r in REQUESTS)
     assert max(counted) <= 3
 
 
 def test_the_middle_start_estimates_the_windows() -> None:
-    assert count_windows([15, N, 1], N, 2) == len(plan_windows(15, N, 2, 7)) + 2
+    for first in ("at_start", "fewest"):
+        expected = len(plan_windows(15, N, 2, 7, first)) + 2
+        assert count_windows([15, N, 1], N, replace(FAST, first_window=first)) == expected
 
 
 def test_a_window_length_that_the_network_was_not_built_for_is_refused() -> None:

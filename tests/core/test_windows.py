@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gem3d_core.sampling import count_windows
-from gem3d_core.windows import Window, plan_windows, start_slice, window_borders
+from gem3d_core.settings import SampleSpec
+from gem3d_core.windows import FirstWindow, Window, plan_windows, start_slice, window_borders
 
 
 class Case(NamedTuple):
@@ -16,13 +17,15 @@ class Case(NamedTuple):
     n: int
     h: int
     start: int
+    first_window: FirstWindow = "at_start"
 
 
 @st.composite
 def cases(draw: st.DrawFn, deepest: int = 90) -> Case:
     Z = draw(st.integers(1, deepest))
     n = draw(st.integers(2, 24))
-    return Case(Z, n, draw(st.integers(1, n - 1)), draw(st.integers(0, Z - 1)))
+    first_window: FirstWindow = draw(st.sampled_from(["at_start", "fewest"]))
+    return Case(Z, n, draw(st.integers(1, n - 1)), draw(st.integers(0, Z - 1)), first_window)
 
 
 def chain(plan: tuple[Window, ...], k: int) -> list[int]:
@@ -73,7 +76,7 @@ def test_both_directions_continue_from_the_first_window(case: Case) -> None:
 @settings(max_examples=400, deadline=None)
 @given(cases())
 def test_windows_lie_in_the_volume_and_overlap_by_h_but_for_the_last(case: Case) -> None:
-    Z, n, h, _ = case
+    Z, n, h, *_ = case
     plan = plan_windows(*case)
     for k, window in enumerate(plan):
         assert window.n == n
@@ -104,7 +107,7 @@ def test_informed_slice_and_offsets(case: Case) -> None:
 @settings(max_examples=300, deadline=None)
 @given(cases())
 def test_down_is_up_in_a_mirror(case: Case) -> None:
-    Z, n, h, start = case
+    Z, n, h, start, _ = case
     if n > Z or start > Z - n:  # a clamped first window has its mirror image where the unclamped one has
         start = max(0, Z - n)
     mirrored_start = max(0, Z - n - start)
@@ -170,8 +173,29 @@ def test_start_positions_outside_the_unit_interval_are_refused(p: float) -> None
         start_slice(p, 10)
 
 
+@settings(max_examples=400, deadline=None)
+@given(cases())
+def test_no_first_window_leaves_fewer_than_the_fewest(case: Case) -> None:
+    Z, n, h, start, _ = case
+    fewest = plan_windows(Z, n, h, start, "fewest")
+    elsewhere = range(max(0, start - n + 1), min(start, Z - n) + 1)  # every place that holds the start slice
+    windows = [1 + -(-first // (n - h)) + -(-(Z - n - first) // (n - h)) for first in elsewhere] or [1]
+    assert len(fewest) == min(windows) <= len(plan_windows(Z, n, h, start))
+    assert len(fewest) <= max(1, -(-(Z - h) // (n - h)) + 1), "at most one more than windows laid end to end"
+
+
+def test_of_the_fewest_the_shortest_chain_is_taken() -> None:
+    """Z = 36, n = 16, h = 2, start 18: from the start on four windows, three of them in a row."""
+    at_start, fewest = (plan_windows(36, 16, 2, 18, first) for first in ("at_start", "fewest"))
+    assert [(w.direction, w.start) for w in at_start] == [("first", 18), ("up", 20), ("down", 4), ("down", 0)]
+    assert [(w.direction, w.start) for w in fewest] == [("first", 10), ("up", 20), ("down", 0)]
+    assert fewest[0].informed == 18
+
+
 def test_count_windows_sums_the_plans() -> None:
-    assert count_windows([5, 16, 17, 155], 16, 1) == 1 + 1 + 2 + 12
+    spec = SampleSpec(overlap=1, first_window="at_start")
+    assert count_windows([5, 16, 17, 155], 16, spec) == 1 + 1 + 2 + 12
+    assert count_windows([5, 16, 17, 155], 16, replace(spec, first_window="fewest")) == 1 + 1 + 2 + 11
 
 
 @settings(max_examples=200, deadline=None)
