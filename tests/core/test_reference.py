@@ -1,10 +1,12 @@
 """The fast sampler equals Algorithm 1 to the letter, whatever the depth, the start, the overlap and the batch."""
 
+import copy
 from functools import lru_cache
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
 from gem3d_core.codec import Haar
 from gem3d_core.networks import VolumeNetwork, slice_network
@@ -85,18 +87,27 @@ def test_a_network_call_is_one_step_of_one_window(overlap: int) -> None:
     assert expected(COSINE, overlap, 0.0)[1] == STEPS * windows
 
 
-def test_calls_are_counted_where_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_are_counted_where_they_are_made() -> None:
     sizes: list[int] = []
-    forward = VolumeNetwork.forward
 
-    def recorded(self: VolumeNetwork, x: Tensor, t: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        sizes.append(len(x))
-        return forward(self, x, t, class_labels)
+    def record(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        sizes.append(len(args[0]))
 
-    monkeypatch.setattr(VolumeNetwork, "forward", recorded)
     algorithm = Algorithm1(network(), make_schedule(COSINE), CPU, steps=STEPS)
-    algorithm.sample(request(N + 1, 0))
+    handle = network().register_forward_pre_hook(record)
+    try:
+        algorithm.sample(request(N + 1, 0))
+    finally:
+        handle.remove()
     assert sizes == [N] * algorithm.network_calls == [N] * 2 * STEPS
+
+
+def test_a_compiled_network_is_not_compiled_for_the_reference() -> None:
+    compiled, counter = copy.deepcopy(network()), CompileCounter()
+    compiled.compile_for_sampling(counter)
+    drawn = Algorithm1(compiled, make_schedule(COSINE), CPU, steps=STEPS).sample(REQUESTS[0])
+    torch.testing.assert_close(drawn, expected(COSINE, 1, 0.0)[0][REQUESTS[0].name], atol=1e-5, rtol=0)
+    assert counter.frame_count == 0
 
 
 def test_the_paper_takes_200_steps() -> None:

@@ -39,10 +39,10 @@ CONFIG = load(
     },
 )
 DEPTHS = {"short": WINDOW, "deep": 20}
-WINDOWS = {"short": 1, "deep": 4}
+REFERENCE_WINDOWS = {"short": 1, "deep": 4}
 """Overlap 1: slices 10-17 first, then 12-19 up, 3-10 and 0-7 down."""
-ROUNDS = 3
-"""Batches that draw both volumes: the first windows; up and down; down again."""
+ROUNDS = 2
+"""Batches that draw both volumes: the first windows, of the deep one slices 6-13 or so; up and down."""
 CALLS, REFERENCE_CALLS = 5, 4
 """Network calls of a window: three steps, the first two taken twice; the steps of the reference here."""
 
@@ -129,14 +129,16 @@ def test_numbers_fit_together(catalog: Catalog) -> None:
     assert (compared.volumes, compared.seeds, compared.missing) == (2, (0,), {})
     assert (few.solver, few.steps, ancestral.solver, ancestral.eta) == ("dpm++", 2, "ddim", 1.0)
 
-    windows = sum(WINDOWS.values())
+    windows = sum(REFERENCE_WINDOWS.values())
     by_hand = [windows * REFERENCE_CALLS, ROUNDS * CALLS, ROUNDS * 3, ROUNDS * REFERENCE_CALLS]
     assert [2 * row.network_calls for row in (reference, ours, few, ancestral)] == by_hand
-    warming_up = WINDOWS["deep"] + 3 * ROUNDS
+    warming_up = REFERENCE_WINDOWS["deep"] + 3 * ROUNDS
     assert calls == sum(by_hand) + warming_up
 
     operations = [row.flops_per_second * row.seconds_per_volume for row in (reference, ours)]
-    assert operations[0] / REFERENCE_CALLS == pytest.approx(operations[1] / CALLS)
+    assert operations[0] / (5 * REFERENCE_CALLS) == pytest.approx(operations[1] / (4 * CALLS)), (
+        "windows of both volumes"
+    )
     assert ours.share_of_matrix_product == pytest.approx(ours.flops_per_second / compared.matrix_flops)
     assert reference.lpips is not None
     assert 0 < reference.lpips < 2
