@@ -48,7 +48,8 @@ class Algorithm1:
         self.eta = eta
         self.network_calls = 0
 
-    @torch.compiler.set_stance("force_eager")  # also where the network is compiled for the fast path
+    # as written also where the network is compiled for the fast path
+    @torch.compiler.set_stance("force_eager")  # type: ignore[untyped-decorator]  # torch gives it no types
     @torch.no_grad()
     def sample(self, request: VolumeRequest) -> Tensor:
         """Latents {x_0, ..., x_Z-1}_0, (Z, c, h, w) float32 on the CPU, of one volume (lines 3-27)."""
