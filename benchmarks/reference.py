@@ -16,8 +16,8 @@ import sys
 from provenance import RESULTS, ROOT, provenance
 from pydantic import TypeAdapter
 
+from gem3d_core.bench.comparison import Comparison, comparison_table
 from gem3d_core.bench.markdown import markdown
-from gem3d_core.bench.sampling import Comparison, comparison_table
 
 RUNS = {"full": ["--full"], "steps": ["--steps", "5,8,10,15,20,25,50,200"]}
 

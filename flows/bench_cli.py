@@ -41,8 +41,8 @@ def sampling(
         from dataclasses import asdict
 
         from flows.parameters import catalog_address
+        from gem3d_core.bench.comparison import comparison_table
         from gem3d_core.bench.markdown import markdown
-        from gem3d_core.bench.sampling import comparison_table
         from tasks.bench import bench_sampling
 
         wait()

@@ -13,17 +13,8 @@ from torch import nn
 
 from configs import Config, change, load
 from data_catalog import Artifact, Catalog
-from gem3d_core.bench.sampling import (
-    Comparison,
-    Measured,
-    Method,
-    Results,
-    Score,
-    Speed,
-    measure,
-    reference_method,
-    summarise,
-)
+from gem3d_core.bench.comparison import Comparison, Speed, largest_difference, summarise, yardstick
+from gem3d_core.bench.sampling import Measured, Method, Results, Score, measure, reference_method
 from gem3d_core.bench.training import TrainingCase, TrainingComparison, compare_training
 from gem3d_core.checkpoints import load_facts
 from gem3d_core.costs import EFFICIENCY, network_cost, network_flops
@@ -62,15 +53,23 @@ class _Subject:
     cases: tuple[str, ...]
     seeds: tuple[int, ...]
 
+    def drawn_by(self, method: Method) -> list[tuple[str, int]]:
+        """Cases and seeds; of the literal algorithm a few volumes."""
+        if method.literal:
+            return [(case, self.seeds[0]) for case in evenly(self.cases, VOLUMES)]
+        return [(case, seed) for seed in self.seeds for case in self.cases]
+
 
 def bench_sampling(
     address: str, model: str | None, steps: tuple[int, ...], overrides: Mapping[str, object], *, full: bool
 ) -> Comparison:
     """Re-sampling of test volumes beside Algorithm 1, and with other numbers of steps.
 
-    overrides: settings of `resample` and `runtime` in place of those that the model was made with.
-    Every volume that is finished is kept in the catalog's working folder until all are: after an interruption the
-    same call goes on from there. Raises BadInput where there is no volume model, no test volume, or no such step.
+    full: all test volumes with three seeds. Algorithm 1 is drawn to the letter for as many volumes as else, with one
+    seed; for the others the fast path stands in at its settings, which draws the same volumes. overrides: settings of
+    `resample` and `runtime` in place of those that the model was made with. Every volume that is finished is kept in
+    the catalog's working folder until all are: after an interruption the same call goes on from there. Raises BadInput
+    where there is no volume model, no test volume, or no such step.
     """
     subject = _subject(Catalog.open(address), model, overrides, full=full)
     _check_steps(subject.config, steps)
@@ -78,17 +77,20 @@ def bench_sampling(
         opened = open_volume_model(subject.catalog, subject.model.ref.full, subject.latents, subject.config, device)
         ours, others = _methods(sampler(subject.config, opened), steps)
         reference = reference_method()
-        methods = list(dict.fromkeys([reference, ours, *others]))
+        same = Method(replace(reference.spec, batch=ours.spec.batch))
+        others = [same, *others] if full else others
         score, missing = _score(subject, device)
         scratch = _scratch_key(subject, ours, missing, device)
         with subject.catalog.work.hold(scratch) as folder:
+            methods = list(dict.fromkeys([reference, ours, *others]))
             results = _measure_all(subject, opened, methods, score, folder, progress)
             subject.catalog.work.clear(scratch)
         speed = _speed(subject, opened)
-    rows = {method: summarise(method, results[method], results[reference], speed) for method in methods}
+    against = yardstick(results[reference], results.get(same, {}))
+    rows = {method: summarise(method, results[method], against, speed) for method in methods[1:]}
     return Comparison(
         speedup=rows[ours].speedup,
-        reference=rows[reference],
+        reference=summarise(reference, results[reference], against, speed, against.quality),
         ours=rows[ours],
         others=tuple(rows[method] for method in others),
         model=subject.model.ref.full,
@@ -98,6 +100,8 @@ def bench_sampling(
         threads=torch.get_num_threads(),
         matrix_flops=speed.matrix_flops,
         missing=missing,
+        literal_volumes=len(results[reference]),
+        difference=largest_difference(results[reference], results[same]) if full else None,
     )
 
 
@@ -193,13 +197,12 @@ def _measure_all(
     files = {
         (method, case, seed): folder / f"{method.name}-{seed}-{case}.json"
         for method in methods
-        for seed in subject.seeds
-        for case in subject.cases
+        for case, seed in subject.drawn_by(method)
     }
     progress.total(len(files), "volumes drawn")
     for method in methods:
         for seed in subject.seeds:
-            waiting = [case for case in subject.cases if not files[method, case, seed].exists()]
+            waiting = [c for m, c, s in files if (m, s) == (method, seed) and not files[m, c, s].exists()]
             if not waiting:
                 continue
             recipes = partial(_recipes, subject.prepared, waiting, seed)

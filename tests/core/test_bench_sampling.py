@@ -8,17 +8,18 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
+from gem3d_core.bench.comparison import (
+    Comparison,
+    Speed,
+    Yardstick,
+    comparison_table,
+    largest_difference,
+    summarise,
+    yardstick,
+)
 from gem3d_core.bench.effort import watched
 from gem3d_core.bench.markdown import markdown
-from gem3d_core.bench.sampling import (
-    Comparison,
-    Measured,
-    Method,
-    Speed,
-    comparison_table,
-    reference_method,
-    summarise,
-)
+from gem3d_core.bench.sampling import Measured, Method, reference_method
 from gem3d_core.settings import SampleSpec
 
 OURS = Method(SampleSpec(solver="dpm++", steps=5, resample=2, overlap=3, batch=8))
@@ -37,6 +38,7 @@ FAST = {
     ("b", 0): Measured(1.0, 4, 9, 50 * MIB, ms_ssim=0.52, lpips=0.40),
     ("b", 1): Measured(1.0, 4, 0, 50 * MIB, ms_ssim=0.50, lpips=0.40),
 }
+ALGORITHM_1 = Yardstick(seconds_per_volume=30.0, quality=SLOW)
 
 
 def test_the_reference_is_the_papers_sampler_whatever_ours_is() -> None:
@@ -48,7 +50,7 @@ def test_the_reference_is_the_papers_sampler_whatever_ours_is() -> None:
 
 
 def test_a_row_holds_means_over_volumes_and_losses_paired_by_volume_and_noise() -> None:
-    row = summarise(OURS, FAST, SLOW, SPEED)
+    row = summarise(OURS, FAST, ALGORITHM_1, SPEED)
     assert row.seconds_per_volume == 1.0
     assert row.network_calls == 9.0
     assert row.peak_memory_gib == 60 / 1024
@@ -66,18 +68,33 @@ def test_a_row_holds_means_over_volumes_and_losses_paired_by_volume_and_noise() 
 
 
 def test_the_reference_loses_nothing_against_itself() -> None:
-    row = summarise(REFERENCE, SLOW, SLOW, SPEED)
+    row = summarise(REFERENCE, SLOW, ALGORITHM_1, SPEED)
     assert row.speedup == 1.0
     assert row.ms_ssim_loss is not None
     assert (row.ms_ssim_loss.mean, row.ms_ssim_loss.high) == (0.0, 0.0)
 
 
+def test_a_few_literal_volumes_give_the_seconds_and_the_fast_path_the_others() -> None:
+    key = ("a", 0)
+    literal = {key: Measured(25.0, 2, 400, 30 * MIB, ms_ssim=0.81, lpips=0.17)}
+    against = yardstick(literal, SLOW)
+    assert against.seconds_per_volume == 25.0
+    assert against.quality == {**SLOW, **literal}
+    assert largest_difference(literal, SLOW) == pytest.approx(0.03)
+    row = summarise(REFERENCE, literal, against, SPEED, against.quality)
+    assert (row.seconds_per_volume, row.network_calls, row.speedup) == (25.0, 400, 1.0)
+    assert row.ms_ssim == pytest.approx((0.81 + 0.8 + 0.5 + 0.5) / 4)
+    assert summarise(OURS, FAST, against, SPEED).speedup == 25.0
+
+
 def test_what_is_not_available_is_said_and_the_rest_is_told() -> None:
     unknown = {key: Measured(**{**asdict(one), "lpips": None}) for key, one in FAST.items()}
-    reference, ours = summarise(REFERENCE, SLOW, SLOW, SPEED), summarise(OURS, unknown, SLOW, SPEED)
+    reference, ours = summarise(REFERENCE, SLOW, ALGORITHM_1, SPEED), summarise(OURS, unknown, ALGORITHM_1, SPEED)
     assert (ours.lpips, ours.lpips_loss) == (None, None)
     missing = {"LPIPS": "no weights"}
-    compared = Comparison(ours.speedup, reference, ours, (ours,), "model/N@0", 2, (0, 1), "cpu", 2, 1e11, missing)
+    compared = Comparison(
+        ours.speedup, reference, ours, (ours,), "model/N@0", 2, (0, 1), "cpu", 2, 1e11, missing, 4, None
+    )
     document = json.loads(json.dumps(asdict(compared)))
     assert TypeAdapter(Comparison).validate_python(document) == compared
     text = markdown(comparison_table(compared))

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from gem3d_core.bench.sampling import Comparison, Row
+from gem3d_core.bench.comparison import Comparison, Row
 from gem3d_core.errors import BadInput
 from gem3d_core.metrics.intervals import Interval
 
@@ -31,7 +31,7 @@ ROW = Row(
     Interval(0.0, 0.0, 0.0, 8),
     None,
 )
-COMPARED = Comparison(20.0, ROW, ROW, (), "model/N-volume@0", 8, (0,), "cpu", 2, 2e11, {"LPIPS": "no weights"})
+COMPARED = Comparison(20.0, ROW, ROW, (), "model/N-volume@0", 8, (0,), "cpu", 2, 2e11, {"LPIPS": "no weights"}, 8, None)
 
 
 @pytest.fixture

@@ -14,12 +14,14 @@ from torch import nn
 from configs import load
 from data_catalog import Artifact, Catalog
 from gem3d_core.bench import sampling
-from gem3d_core.bench.sampling import Comparison, Measured, Method
+from gem3d_core.bench.comparison import Comparison
+from gem3d_core.bench.sampling import Measured, Method
 from gem3d_core.checkpoints import NetworkFacts, save_network
 from gem3d_core.codec import Haar
 from gem3d_core.errors import BadInput, NotAvailable
 from gem3d_core.models import build
 from gem3d_core.networks import VolumeNetwork
+from gem3d_core.settings import SampleSpec
 from tasks import bench
 from tasks.configuration import store_configuration
 from tasks.inputs import Prepared
@@ -198,6 +200,30 @@ def test_eight_volumes_or_all_with_three_seeds(catalog: Catalog, monkeypatch: py
     quick, full = (bench._subject(catalog, None, {}, full=full) for full in (False, True))
     assert (len(quick.cases), quick.seeds) == (8, (0,))
     assert (len(full.cases), full.seeds) == (31, (0, 1, 2))
+    literal, fast = sampling.reference_method(), Method(SampleSpec())
+    assert [len(subject.drawn_by(literal)) for subject in (quick, full)] == [8, 8]
+    assert [len(subject.drawn_by(fast)) for subject in (quick, full)] == [8, 3 * 31]
+    assert set(full.drawn_by(literal)) < set(full.drawn_by(fast))
+
+
+def test_in_full_the_fast_path_stands_in_for_the_reference(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "VOLUMES", 1)
+    monkeypatch.setattr(bench, "SEEDS", 2)
+    compared = bench.bench_sampling(catalog.address, None, (), {}, full=True)
+    assert (compared.volumes, compared.seeds, compared.literal_volumes) == (2, (0, 1), 1)
+    assert compared.difference is not None
+    assert compared.difference < 1e-4
+    (same,) = compared.others
+    reference = compared.reference
+    assert (same.solver, same.steps, same.eta, same.overlap) == ("ddim", REFERENCE_CALLS, 0.0, 1)
+    assert same.first_window == reference.first_window == "at_start"
+    assert same.batch == compared.ours.batch > reference.batch == 1
+    assert (same.ms_ssim, same.lpips) == pytest.approx((reference.ms_ssim, reference.lpips), abs=1e-4)
+    for loss in (same.ms_ssim_loss, same.lpips_loss):
+        assert loss is not None
+        assert loss.mean == pytest.approx(0, abs=1e-3)
+    assert reference.speedup == pytest.approx(1)
+    assert compared.speedup == pytest.approx(reference.seconds_per_volume / compared.ours.seconds_per_volume)
 
 
 def test_bad_requests_are_refused(catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
