@@ -13,6 +13,7 @@ from torch import Tensor
 from gem3d_core.checkpoints import NetworkFacts, load_checkpoint
 from gem3d_core.errors import BadInput, Gem3dError
 from gem3d_core.launch import Job, train_job, train_job_in_processes
+from gem3d_core.models import build
 from gem3d_core.ranks import Ranks
 from gem3d_core.settings import DiffusionSpec, TrainSpec, UNetSpec
 from gem3d_core.stopping import Interrupted
@@ -41,10 +42,15 @@ def ignore(_step: int, _loss: float) -> None:
     """Nobody watches."""
 
 
-def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    assert ours.keys() == theirs.keys()
-    for name, tensor in theirs.items():
-        torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-5)
+def assert_same_way(ours: dict[str, Tensor], theirs: dict[str, Tensor], start: dict[str, Tensor]) -> None:
+    """From the start to nearly the same place: AdamW divides by the gradient's size, so that rounding decides where a
+    weight with next to no gradient goes."""
+    assert ours.keys() == theirs.keys() == start.keys()
+    apart, moved = (
+        torch.cat([(a[name] - b[name]).flatten() for name in start]).norm()
+        for a, b in ((ours, theirs), (theirs, start))
+    )
+    assert apart < 0.01 * moved
 
 
 def test_a_job_outlives_being_written_down(job: Job, tmp_path: Path) -> None:
@@ -63,7 +69,7 @@ def test_two_processes_at_batch_b_equal_one_at_2b(job: Job, tmp_path: Path) -> N
     weights, alone = train_job(job, CPU, ignore)
     ours, together = train_job_in_processes(replace(job, folder=str(tmp_path / "two")), "cpu", 2, ignore)
     torch.testing.assert_close(together.losses, alone.losses, rtol=1e-4, atol=1e-5, check_dtype=False)
-    assert_close(ours, weights)
+    assert_same_way(ours, weights, build(job.facts, job.seed).state_dict())
 
 
 @pytest.mark.slow
