@@ -145,9 +145,10 @@ def _check_steps(config: Config, steps: tuple[int, ...]) -> None:
 
 
 def _methods(ours: SampleSpec, steps: tuple[int, ...]) -> tuple[Method, list[Method]]:
-    """The model's own sampler settings; and others in steps, with the release's sampler beside them."""
+    """The model's own sampler settings; and others in steps, in the first window's place, and the release's sampler."""
     others = [replace(ours, steps=k) for k in steps]
     if steps:
+        others.append(replace(ours, first_window="at_start"))
         others.append(replace(ours, solver="ddim", steps=STEPS, eta=1.0, resample=1))
     return Method(ours), [Method(spec) for spec in others]
 

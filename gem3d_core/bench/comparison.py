@@ -153,13 +153,13 @@ def comparison_table(compared: Comparison) -> Table:
     return Table(
         title=f"Re-sampling on {compared.device}, {compared.threads} threads",
         caption=(
-            "Algorithm 1 draws one window of one volume at a time in float32, the first from the start slice on; the "
-            "others lay it around the start slice, where the fewest windows follow. A slice begins with the same noise "
-            "in all rows. Seconds count from reading a mask to the decoded slices. Losses are paired by volume and "
-            "noise against Algorithm 1, positive where worse, with 95% bootstrap intervals over volumes. MS-SSIM (five "
-            "scales) and LPIPS (AlexNet) to the true volume, on axial slices resized bilinearly to 256 on the shorter "
-            "side. Memory: on a GPU all that is allocated, on a CPU above what the loaded model holds. Speed: "
-            "operations of the network, and their share of this machine's float32 matrix product, "
+            "Algorithm 1 draws one window of one volume at a time in float32, the first from the start slice on; where "
+            "a row says nothing it lies around the start slice, where the fewest windows follow. A slice begins with "
+            "the same noise in all rows. Seconds count from reading a mask to the decoded slices. Losses are paired by "
+            "volume and noise against Algorithm 1, positive where worse, with 95% bootstrap intervals over volumes. "
+            "MS-SSIM (five scales) and LPIPS (AlexNet) to the true volume, on axial slices resized bilinearly to 256 "
+            "on the shorter side. Memory: on a GPU all that is allocated, on a CPU above what the loaded model holds. "
+            "Speed: operations of the network, and their share of this machine's float32 matrix product, "
             f"{compared.matrix_flops / 1e9:.0f} GFLOP/s.{literal}{absent}"
         ),
         n=f"{compared.volumes} test volumes, each drawn {len(compared.seeds)} times"
@@ -184,8 +184,9 @@ def comparison_table(compared: Comparison) -> Table:
 
 def _cells(prefix: str, row: Row) -> tuple[Cell, ...]:
     eta = f", eta {row.eta:g}" if row.solver == "ddim" else ""
+    windows = f"overlap {row.overlap}{', from the start slice on' if row.first_window == 'at_start' else ''}"
     cells = (
-        f"{prefix}{row.solver}, {row.steps} steps{eta}, overlap {row.overlap}, batch {row.batch}, {row.precision}",
+        f"{prefix}{row.solver}, {row.steps} steps{eta}, {windows}, batch {row.batch}, {row.precision}",
         row.network_calls,
         row.seconds_per_volume,
         row.speedup,

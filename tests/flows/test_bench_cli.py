@@ -67,7 +67,7 @@ def test_a_script_gets_one_document(asked: list[object]) -> None:
 def test_a_person_gets_a_table(asked: list[object]) -> None:
     done = CliRunner().invoke(app, ["bench", "sampling", "--catalog", "/c"], catch_exceptions=False)
     assert asked == ["/c", None, (), {}, False]
-    assert "| Algorithm 1: ddim, 200 steps, eta 0, overlap 1, batch 1, fp32 |" in done.stdout
+    assert "| Algorithm 1: ddim, 200 steps, eta 0, overlap 1, from the start slice on, batch 1, fp32 |" in done.stdout
 
 
 def test_what_belongs_to_the_model_is_not_set_here(asked: list[object]) -> None:

@@ -126,15 +126,16 @@ def test_numbers_fit_together(catalog: Catalog) -> None:
     document = json.loads(json.dumps(asdict(compared)))
     assert {"seconds_per_volume", "network_calls", "ms_ssim", "lpips"} <= document["reference"].keys()
     assert document["ours"].keys() == document["reference"].keys()
-    reference, ours, (few, ancestral) = compared.reference, compared.ours, compared.others
+    reference, ours, (few, at_start, ancestral) = compared.reference, compared.ours, compared.others
     assert compared.speedup == ours.speedup == pytest.approx(reference.seconds_per_volume / ours.seconds_per_volume)
     assert (compared.volumes, compared.seeds, compared.missing) == (2, (0,), {})
     assert (few.solver, few.steps, ancestral.solver, ancestral.eta) == ("dpm++", 2, "ddim", 1.0)
+    assert (few.first_window, at_start.first_window) == ("fewest", "at_start")
 
     windows = sum(REFERENCE_WINDOWS.values())
-    by_hand = [windows * REFERENCE_CALLS, ROUNDS * CALLS, ROUNDS * 3, ROUNDS * REFERENCE_CALLS]
-    assert [2 * row.network_calls for row in (reference, ours, few, ancestral)] == by_hand
-    warming_up = REFERENCE_WINDOWS["deep"] + 3 * ROUNDS
+    by_hand = [windows * REFERENCE_CALLS, ROUNDS * CALLS, ROUNDS * 3, 3 * CALLS, ROUNDS * REFERENCE_CALLS]
+    assert [2 * row.network_calls for row in (reference, ours, few, at_start, ancestral)] == by_hand
+    warming_up = REFERENCE_WINDOWS["deep"] + 3 * ROUNDS + 3
     assert calls == sum(by_hand) + warming_up
 
     operations = [row.flops_per_second * row.seconds_per_volume for row in (reference, ours)]
