@@ -129,7 +129,7 @@ def _plot(points: list[Point]) -> None:
         panel.set(xlabel="pixels of a slice" if of == "size" else axis, ylim=(0, None))
         panel.set_ylabel("seconds", color="tab:blue")
         memory.set(ylabel="MiB", ylim=(0, None))
-        memory.legend(loc="upper left", fontsize=7)
+        memory.legend(loc="lower right", fontsize=7)
     figure.savefig(RESULTS / "growth.png", dpi=110)
 
 
