@@ -133,17 +133,15 @@ def ours(side: int, profile: str) -> Row:
             pass
 
     _, effort = watched(draw, model.device)
-    calls, parameters = (
-        count_windows([side], config.condition.window, spec) * spec.steps,
-        count_parameters(model.network),
-    )
+    calls = count_windows([side], config.condition.window, spec) * spec.steps
+    parameters = count_parameters(model.network)
     return Row(
         f"ours, {profile}", side, spec.steps, parameters, calls, effort.seconds / volumes, 0.0, effort.peak_bytes
     )
 
 
 def _reading(rows: list[Row]) -> str:
-    """Where ours is slower: by how much, why, and what was done about it."""
+    """How much longer ours takes, why, and what was done about it."""
     maisi_takes = {row.side: row.microseconds_per_voxel for row in rows if row.system == "MAISI"}
     told = [
         f"{row.system} takes {row.microseconds_per_voxel / maisi_takes[row.side]:.2f} times as long a voxel as MAISI "

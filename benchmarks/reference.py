@@ -1,7 +1,7 @@
 """Measure re-sampling beside Algorithm 1 and keep the tables in docs/results/sampling.md and sampling.json.
 
 Examples:
-    python benchmarks/reference.py full --catalog catalog     # all test volumes, three seeds: over an hour on two cores
+    python benchmarks/reference.py full --catalog catalog     # all test volumes, three seeds: hours on two cores
     python benchmarks/reference.py steps --catalog catalog    # eight volumes, 5 to 200 steps
     python benchmarks/reference.py --catalog catalog          # both
 

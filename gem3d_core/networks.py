@@ -6,6 +6,8 @@ as in the release.
 """
 
 import math
+import os
+import shutil
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -15,6 +17,7 @@ from diffusers.models.attention_processor import Attention
 from einops import rearrange
 from torch import Tensor, nn
 
+from gem3d_core.errors import NotAvailable
 from gem3d_core.settings import UNetSpec
 
 Backend: TypeAlias = str | Callable[..., Callable[..., Any]]
@@ -154,11 +157,17 @@ class VolumeNetwork(nn.Module):
     def compile_for_sampling(self, backend: Backend = "inductor") -> None:
         """Compile the forward pass for batches of one size, to CUDA graphs on a GPU; `fixed_batch` asks for such.
 
-        On a CPU it takes a C++ compiler. The weights of 2D convolutions are stored channels-last, as compiled
-        convolutions want them.
+        The weights of 2D convolutions are stored channels-last, as compiled convolutions want them. Raises NotAvailable
+        on a CPU without the C++ compiler that torch would call.
         """
         self.to(memory_format=torch.channels_last)
         on_gpu = next(self.parameters()).is_cuda
+        compiler = os.environ.get("CXX", "g++")
+        if backend == "inductor" and not on_gpu and shutil.which(compiler) is None:
+            raise NotAvailable(
+                f"compiling a network for the CPU takes a C++ compiler, and {compiler} is not here: install it, name "
+                "another in CXX, or leave runtime.compile at false"
+            )
         options = {"mode": "reduce-overhead"} if backend == "inductor" and on_gpu else {}
         self.compile(backend=backend, fullgraph=True, dynamic=False, **options)
         self.fixed_batch = True

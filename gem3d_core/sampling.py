@@ -79,9 +79,9 @@ def sample_volumes(
     was built for windows of another n, which would mix the slices of different windows, and Gem3dError where not
     even one window fits.
     """
-    network.to(memory_format=torch.channels_last)  # what convolutions are fastest in, on CPUs and GPUs
     if isinstance(network, VolumeNetwork) and network.slots.n != n:
         raise ValueError(f"windows of n={n} slices for a volume network of n={network.slots.n}")
+    network.to(memory_format=torch.channels_last)  # in which convolutions are fastest
     queue = iter(requests)
     flying: list[_Volume] = []
     batch = spec.batch

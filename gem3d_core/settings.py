@@ -9,6 +9,10 @@ from typing import ClassVar, Literal
 Precision = Literal["fp32", "bf16", "auto"]
 """Of the network's arithmetic; auto: bf16 on a GPU and on a CPU with matrix units for it (AMX), else fp32."""
 
+FirstWindow = Literal["at_start", "fewest"]
+"""Where a volume's first window lies: at_start begins it at the start slice [paper]; fewest lays it around the start
+slice so that the fewest windows follow."""
+
 
 @dataclass(frozen=True)
 class CodecSpec:
@@ -147,9 +151,8 @@ class SampleSpec:
     """DDIM only: 0 deterministic, 1 ancestral."""
     overlap: int = 1
     """h, finished slices that a window starts from [paper: 1]."""
-    first_window: Literal["at_start", "fewest"] = "fewest"
-    """Where a volume's first window lies: at_start begins it at the start slice [paper]; fewest lays it around the
-    start slice so that the fewest windows follow."""
+    first_window: FirstWindow = "fewest"
+    """Of a volume: begun at the start slice (at_start) [paper], or laid around it where the fewest windows follow."""
     resample: int = 1
     """RePaint: times that each step is taken; 1 is a single pass [paper]."""
     batch: int = 8

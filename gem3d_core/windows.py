@@ -11,8 +11,9 @@ its window (section 3.1) may as well lay it around the start slice, where the fe
 from dataclasses import dataclass
 from typing import Literal
 
+from gem3d_core.settings import FirstWindow
+
 Direction = Literal["first", "up", "down"]
-FirstWindow = Literal["at_start", "fewest"]
 
 
 @dataclass(frozen=True)

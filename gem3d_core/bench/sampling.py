@@ -29,7 +29,8 @@ class Method:
         """Tells methods of one comparison apart; fit for a file's name."""
         kind = "reference" if self.literal else "ours"
         spec = self.spec
-        return f"{kind}-{spec.solver}-{spec.steps}-eta{spec.eta:g}-h{spec.overlap}-{spec.first_window}-x{spec.resample}"
+        windows = f"h{spec.overlap}-{spec.first_window}"
+        return f"{kind}-{spec.solver}-{spec.steps}-eta{spec.eta:g}-{windows}-x{spec.resample}-{spec.precision}"
 
     @property
     def calls_of_window(self) -> int:

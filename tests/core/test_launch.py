@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from torch import Tensor
 from gem3d_core.checkpoints import NetworkFacts, load_checkpoint
 from gem3d_core.errors import BadInput, Gem3dError
 from gem3d_core.launch import Job, train_job, train_job_in_processes
-from gem3d_core.models import build
 from gem3d_core.ranks import Ranks
 from gem3d_core.settings import DiffusionSpec, TrainSpec, UNetSpec
 from gem3d_core.stopping import Interrupted
@@ -38,19 +38,24 @@ def job(tmp_path: Path) -> Job:
     return Job(FACTS, files, DiffusionSpec(), spec, 3, str(tmp_path / "one"), emphasis=(0.1, 1.0, 2.0, 0.9))
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As each of several processes has: another number of threads adds in another order, and AdamW, which divides by
+    the gradient's size, makes of that rounding a step."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def ignore(_step: int, _loss: float) -> None:
     """Nobody watches."""
 
 
-def assert_same_way(ours: dict[str, Tensor], theirs: dict[str, Tensor], start: dict[str, Tensor]) -> None:
-    """From the start to nearly the same place: AdamW divides by the gradient's size, so that rounding decides where a
-    weight with next to no gradient goes."""
-    assert ours.keys() == theirs.keys() == start.keys()
-    apart, moved = (
-        torch.cat([(a[name] - b[name]).flatten() for name in start]).norm()
-        for a, b in ((ours, theirs), (theirs, start))
-    )
-    assert apart < 0.01 * moved
+def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=1e-5)
 
 
 def test_a_job_outlives_being_written_down(job: Job, tmp_path: Path) -> None:
@@ -65,11 +70,12 @@ def test_ranks_share_a_batch_evenly_or_not_at_all() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 def test_two_processes_at_batch_b_equal_one_at_2b(job: Job, tmp_path: Path) -> None:
     weights, alone = train_job(job, CPU, ignore)
     ours, together = train_job_in_processes(replace(job, folder=str(tmp_path / "two")), "cpu", 2, ignore)
     torch.testing.assert_close(together.losses, alone.losses, rtol=1e-4, atol=1e-5, check_dtype=False)
-    assert_same_way(ours, weights, build(job.facts, job.seed).state_dict())
+    assert_close(ours, weights)
 
 
 @pytest.mark.slow

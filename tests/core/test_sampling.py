@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
-from gem3d_core.errors import Gem3dError
+from gem3d_core.errors import Gem3dError, NotAvailable
 from gem3d_core.networks import VolumeNetwork, position_network, slice_network
 from gem3d_core.sampling import VolumeRequest, count_windows, sample_slices, sample_volumes
 from gem3d_core.schedule import make_schedule
@@ -110,6 +110,12 @@ def test_what_the_compiler_makes_for_a_cpu_draws_the_same() -> None:
     expected, drawn = (dict(sample_volumes(net, REQUESTS[:3], SCHEDULE, spec, N, CPU)) for net in (plain, compiled))
     for name, volume in expected.items():
         torch.testing.assert_close(drawn[name], volume, atol=1e-4, rtol=0)
+
+
+def test_without_a_compiler_for_the_cpu_it_is_said_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(NotAvailable, match="no-such-compiler is not here: install it"):
+        copy.deepcopy(network()).compile_for_sampling()
 
 
 def test_convolutions_are_laid_out_channels_last() -> None:

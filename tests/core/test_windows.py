@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gem3d_core.sampling import count_windows
-from gem3d_core.settings import SampleSpec
-from gem3d_core.windows import FirstWindow, Window, plan_windows, start_slice, window_borders
+from gem3d_core.settings import FirstWindow, SampleSpec
+from gem3d_core.windows import Window, plan_windows, start_slice, window_borders
 
 
 class Case(NamedTuple):

@@ -13,24 +13,9 @@ from gem3d_core.errors import BadInput
 from gem3d_core.metrics.intervals import Interval
 
 ROW = Row(
-    "ddim",
-    200,
-    0.0,
-    1,
-    "at_start",
-    1,
-    "fp32",
-    30.0,
-    600.0,
-    0.1,
-    0.9,
-    0.1,
-    1e11,
-    0.5,
-    1.0,
-    Interval(0.0, 0.0, 0.0, 8),
-    None,
-)
+    "ddim", 200, 0.0, 1, "at_start", 1, "fp32", 30.0, 600.0, 0.1, 0.9, 0.1, 1e11, 0.5, 1.0,
+    Interval(0.0, 0.0, 0.0, 8), None,
+)  # fmt: skip
 COMPARED = Comparison(20.0, ROW, ROW, (), "model/N-volume@0", 8, (0,), "cpu", 2, 2e11, {"LPIPS": "no weights"}, 8, None)
 
 
