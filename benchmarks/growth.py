@@ -77,7 +77,7 @@ def measure(point: Point) -> Point:
     spec = replace(config.resample, steps=STEPS, precision="fp32")
     _drain(model, random_recipes(config.condition.window, 1, point.size), spec)
     _, effort = watched(lambda: _drain(model, random_recipes(point.Z, point.volumes, point.size), spec), model.device)
-    windows = point.volumes * count_windows([point.Z], config.condition.window, spec)
+    windows = point.volumes * count_windows([point.Z], config.condition, spec)
     flying = min(point.volumes, spec.batch)
     pixels = flying * point.Z * point.size**2
     held = pixels * (4 + 4 + 8 + 1) + pixels * 4 * (len(LABELS) + 1) // model.codec.factor**2

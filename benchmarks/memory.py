@@ -10,19 +10,17 @@ import multiprocessing
 import resource
 from dataclasses import asdict, dataclass, replace
 
-import torch
 from provenance import keep
 from random_model import random_model, random_recipes
 
 from configs import Config, load
 from gem3d_core.bench.markdown import markdown
-from gem3d_core.checkpoints import NetworkFacts
-from gem3d_core.costs import network_cost, plan_training, training_peak
-from gem3d_core.memory import OVERHEAD, PROCESS_BYTES, weight_bytes, windows_that_fit
-from gem3d_core.models import TrainingPlan, build
-from gem3d_core.networks import VolumeNetwork
+from gem3d_core.codec import PAPER_LAYERS, PAPER_WIDTHS
+from gem3d_core.costs import drawing_peak, plan_training, training_peak, training_units
+from gem3d_core.models import TrainingPlan
 from gem3d_core.report import Cell, Column, Missing, Table
 from gem3d_core.resampling import draw_volumes
+from gem3d_core.settings import NetworkFacts, NetworkKind, TrainSpec
 
 GIB = 2**30
 PRESETS = {"hippocampus-cpu": (4,), "hippocampus-gpu": (8, 16, 24, 80), "brats-paper": (8, 16, 24, 80)}
@@ -57,28 +55,24 @@ def main() -> None:
 def computed(profile: str, budget: int) -> Row:
     """What `--memory` chooses, and what that should take."""
     config = load(profile)
-    n, size = config.condition.window, _latent_size(config)
-    with torch.device("meta"):
-        network = build(_facts(config, "volume"), seed=0)
-    assert isinstance(network, VolumeNetwork)
-    windows = windows_that_fit(network, size, budget * GIB)
-    held = network_cost(_facts(config, "volume"), windows * n, size).held_bytes
-    used = min(config.train_slices.slices_per_window, n)
-    slices = _training(config, "slice", used, config.train_slices.batch, budget)
-    volume = _training(config, "volume", n, config.tune_volume.batch, budget)
-    return Row(profile, budget, windows, PROCESS_BYTES + weight_bytes(network) + OVERHEAD * held, *slices, *volume)
+    codec = (PAPER_WIDTHS, PAPER_LAYERS) if config.codec.kind == "kl" else None
+    windows, peak = drawing_peak(_facts(config, "volume"), codec, _latent_size(config), budget * GIB)
+    slices = _training(config, "slice", config.train_slices, budget)
+    volume = _training(config, "volume", config.tune_volume, budget)
+    return Row(profile, budget, windows, peak, *slices, *volume)
 
 
-def _training(config: Config, kind: str, slices: int, units: int, budget: int) -> tuple[TrainingPlan, float]:
+def _training(config: Config, kind: NetworkKind, spec: TrainSpec, budget: int) -> tuple[TrainingPlan, float]:
     facts, size = _facts(config, kind), _latent_size(config)
+    units, slices = training_units(facts, spec)
     plan = plan_training(facts, units, slices, size, budget * GIB)
     return plan, training_peak(facts, units // plan.pieces * slices, size, recompute=plan.recompute)
 
 
-def _facts(config: Config, kind: str) -> NetworkFacts:
+def _facts(config: Config, kind: NetworkKind) -> NetworkFacts:
     channels = 4**config.codec.levels if config.codec.kind == "haar" else 4
     mask = LABELS + 1 if config.condition.mask == "one_hot" else channels
-    return NetworkFacts(kind, config.unet, channels, mask, config.condition.slice_offset, config.condition.window)
+    return NetworkFacts(kind, config.unet, channels, mask, config.condition)
 
 
 def _latent_size(config: Config) -> tuple[int, int]:
@@ -103,9 +97,10 @@ def _table(rows: list[Row]) -> Table:
         caption=(
             "Computed on torch's meta device in float32, with an allowance for kernels and libraries: windows drawn at "
             "once; pieces of a training batch (r: activations are computed again in the backward pass). Attention is "
-            "counted as if it kept its matrices, which fused kernels do not. Peaks are of a whole process. Measured: a "
-            "process on the CPU that draws so many windows at once; no GPU was measured. Where a peak is above "
-            "its budget, one window is all that is left to try."
+            "counted as if it kept its matrices, which fused kernels do not. Peaks are of a whole process, with a KL "
+            "codec that decodes meanwhile. Measured: a process on the CPU that draws so many windows at once; no GPU "
+            "was measured. Where a peak is above "
+            "its budget, one window, or one slice of a batch, is all that is left to try."
         ),
         n="computed",
         columns=(

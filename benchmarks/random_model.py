@@ -6,12 +6,12 @@ import torch
 
 from configs import Config
 from gem3d_core.bench.training import paper_codec
-from gem3d_core.checkpoints import NetworkFacts
 from gem3d_core.codec import fit_haar
 from gem3d_core.models import build
 from gem3d_core.networks import VolumeNetwork
 from gem3d_core.resampling import Recipe, VolumeModel
 from gem3d_core.schedule import make_schedule
+from gem3d_core.settings import NetworkFacts
 
 LABELS = (1, 2)
 
@@ -22,13 +22,11 @@ def random_model(config: Config, size: int) -> VolumeModel:
     kl = config.codec.kind == "kl"
     codec = paper_codec(cpu) if kl else fit_haar(config.codec, torch.rand(8, size, size) * 2 - 1)
     mask_channels = codec.channels if condition.mask == "codec" else len(LABELS) + 1
-    facts = NetworkFacts(
-        "volume", config.unet, codec.channels, mask_channels, offset=condition.slice_offset, window=condition.window
-    )
+    facts = NetworkFacts("volume", config.unet, codec.channels, mask_channels, condition)
     network = build(facts, 0)
     assert isinstance(network, VolumeNetwork)
     network.requires_grad_(False).eval()
-    return VolumeModel(network, codec, make_schedule(config.diffusion), condition, LABELS, cpu)
+    return VolumeModel(network, codec, make_schedule(config.diffusion), LABELS, cpu)
 
 
 def random_recipes(Z: int, volumes: int, size: int) -> Iterator[Recipe]:

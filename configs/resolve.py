@@ -21,6 +21,11 @@ def profile_names() -> list[str]:
     return sorted(f.name.removesuffix(".yaml") for f in files("configs.profiles").iterdir() if f.name.endswith(".yaml"))
 
 
+def system_names() -> list[str]:
+    """The systems that ship with the project."""
+    return sorted(f.name.removesuffix(".yaml") for f in files("configs.systems").iterdir() if f.name.endswith(".yaml"))
+
+
 def load(profile: str, overrides: Mapping[str, object] | None = None) -> Config:
     """The configuration of a profile with dotted overrides (`{"resample.steps": 10}`).
 
@@ -39,12 +44,23 @@ def change(config: Config, overrides: Mapping[str, object]) -> Config:
 
 
 def _resolved(tree: Tree, overrides: Mapping[str, object]) -> Config:
-    for key, value in overrides.items():
+    """The system's settings come first, so that those by hand change them too."""
+    for key, value in [*_system(overrides.get("system")).items(), *overrides.items()]:
         _set(tree, key, value)
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
         raise BadInput("; ".join(_explain(e) for e in error.errors())) from error
+
+
+def _system(name: object) -> dict[str, object]:
+    """What a system sets; nothing where none is named. Raises BadInput for a name that is not one."""
+    if name is None:
+        return {}
+    if name not in system_names():
+        raise BadInput(f"no system {name!r}{nearest(str(name), system_names())}")
+    settings: dict[str, object] = yaml.safe_load((files("configs.systems") / f"{name}.yaml").read_text())
+    return settings
 
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, object]:

@@ -15,8 +15,19 @@ bench_app = typer.Typer(no_args_is_help=True, help="Measure speed, memory and qu
 @bench_app.command("sampling", epilog="Example: gem3d bench sampling model/Hippocampus-volume --steps 5,10,20")
 def sampling(
     model: Annotated[str | None, typer.Argument(help="Volume model; the newest when left out.")] = None,
-    full: Annotated[bool, typer.Option("--full", help="All test volumes and three seeds; else eight and one.")] = False,
-    steps: Annotated[str | None, typer.Option(metavar="LIST", help="Also these numbers of steps: 5,10,20.")] = None,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full", help="All test volumes and three seeds (Algorithm 1 itself: eight and one); else eight and one."
+        ),
+    ] = False,
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Also these numbers of steps: 5,10,20; and the first window at the start, and DDIM 200 eta 1.",
+        ),
+    ] = None,
     memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Budget, such as 8GiB.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Such as resample.overlap=2.")

@@ -21,9 +21,11 @@ from flows.stages import (
     train_slices_flow,
     tune_volume_flow,
 )
+from gem3d_core.errors import BadInput
 from tasks.configuration import store_configuration
 from tasks.inputs import DatasetRefs
 from tasks.showing import show_summary
+from tasks.stage import stages_of
 
 
 @flow(name="enhance-dataset")
@@ -38,6 +40,8 @@ def enhance_dataset(params: EnhanceParameters = EnhanceParameters()) -> Summary:
         }
     )
     run = open_run(settings)
+    if params.until and params.until not in stages_of(run.config):
+        raise BadInput(f"--until {params.until}: not a stage of system={run.config.system}, which does without it")
     store_configuration(run)
     ledger = Ledger(run, params.until)
     with suppress(Reached):
@@ -48,22 +52,26 @@ def enhance_dataset(params: EnhanceParameters = EnhanceParameters()) -> Summary:
 
 
 def _stages(settings: EnhanceParameters, ledger: Ledger) -> None:
-    """The table of contents."""
-    enter = ledger.enter
+    """The table of contents; a system may do without a stage that trains."""
+    enter, config = ledger.enter, ledger.run.config
     source = enter("ingest", ingest_flow(settings, settings.skip_bad))
     prepared = enter("preprocess", preprocess_flow(settings, source.ref))
     latents = enter("encode", encode_flow(settings, prepared.ref))
     data = DatasetRefs(source=source.ref, prepared=prepared.ref, latents=latents.ref)
-    slice_model = enter("train-slices", train_slices_flow(settings, latents.ref))
-    volume_model = enter("tune-volume", tune_volume_flow(settings, latents.ref, slice_model.ref))
-    informed_model = enter("train-informed", train_informed_flow(settings, latents.ref))
-    informed = enter("generate-informed-slices", informed_flow(settings, data, informed_model.ref))
+    models: dict[str, str] = {}
+    if config.generator != "whole":
+        models["slice"] = enter("train-slices", train_slices_flow(settings, latents.ref)).ref
+    if config.generator != "slice":
+        models["volume"] = enter("tune-volume", tune_volume_flow(settings, latents.ref, models.get("slice"))).ref
+    if config.condition.informed:
+        models["informed"] = enter("train-informed", train_informed_flow(settings, latents.ref)).ref
+    drawing = models.get("volume") or models["slice"]
+    informed = enter("generate-informed-slices", informed_flow(settings, data, models.get("informed")))
     masks = enter("augment-masks", masks_flow(settings, data))
     volumes = enter(
         "resample",
-        resample_flow(settings, data, volume_model.ref, [i.ref for i in informed], [m.ref for m in masks]),
+        resample_flow(settings, data, drawing, [i.ref for i in informed], [m.ref for m in masks]),
     )
     datasets = enter("publish", publish_flow(settings, data, [v.ref for v in volumes]))
-    models = [slice_model.ref, volume_model.ref, informed_model.ref]
     drawn, published = [v.ref for v in volumes], [d.ref for d in datasets]
-    enter("evaluate", evaluate_flow(settings, data, models, drawn, published))
+    enter("evaluate", evaluate_flow(settings, data, drawing, list(models.values()), drawn, published))

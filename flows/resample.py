@@ -7,7 +7,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from configs import change
+from configs import Config, change
 from data_catalog import Catalog
 from flows.ledger import Ledger, Summary
 from flows.parameters import catalog_address
@@ -44,11 +44,11 @@ def resample_dataset(params: ResampleParameters = ResampleParameters()) -> Summa
     address = catalog_address(params.catalog)
     catalog = Catalog.open(address)
     volume_model = catalog.get(params.model or newest_volume_model(catalog)).ref.full
-    _require_volume_model(catalog, volume_model)
     budget = {"runtime.memory": params.memory} if params.memory else {}
     # nothing is evaluated here, so no factor that was to be
     changes = {"factor": params.factor, "evaluate.factors": None, **params.overrides, **budget}
     config = change(configuration_of_model(catalog, volume_model), changes)
+    _require_generator(catalog, volume_model, config)
     run = Run(
         catalog=address,
         run_id=flow_run.id or uuid4().hex,
@@ -64,10 +64,11 @@ def resample_dataset(params: ResampleParameters = ResampleParameters()) -> Summa
     return summary
 
 
-def _require_volume_model(catalog: Catalog, ref: str) -> None:
+def _require_generator(catalog: Catalog, ref: str, config: Config) -> None:
     artifact = catalog.get(ref)
-    if artifact.kind != "model" or artifact.meta.get("network") != "volume":
-        known = ", ".join(sorted({f"model/{a.name}" for a in catalog.ls("model") if a.meta.get("network") == "volume"}))
+    if artifact.meta.get("network") != config.generator:
+        generators = {f"model/{a.name}" for a in catalog.ls("model") if a.meta.get("network") in {"volume", "whole"}}
+        known = ", ".join(sorted(generators))
         raise BadInput(f"{artifact.ref} is no volume model, which re-sampling needs; there is {known or 'none yet'}")
 
 

@@ -58,10 +58,11 @@ def train_slices_flow(settings: Settings, latents: str) -> StageResult:
 
 
 @flow(name="tune-volume")
-def tune_volume_flow(settings: Settings, latents: str, slice_model: str) -> StageResult:
-    """Stage 5: latents, model (slice) -> model (volume)."""
+def tune_volume_flow(settings: Settings, latents: str, slice_model: str | None = None) -> StageResult:
+    """Stage 5: latents, model (slice) -> model (volume); without a slice model a 3D network on whole volumes."""
     run = open_run(settings, latents)
-    return tune_volume(run, *_exact(run, latents, slice_model))
+    (exact,) = _exact(run, latents)
+    return tune_volume(run, exact, *_exact(run, slice_model) if slice_model else [None])
 
 
 @flow(name="train-informed")
@@ -72,10 +73,10 @@ def train_informed_flow(settings: Settings, latents: str) -> StageResult:
 
 
 @flow(name="generate-informed-slices")
-def informed_flow(settings: Settings, data: DatasetRefs, informed_model: str) -> list[StageResult]:
+def informed_flow(settings: Settings, data: DatasetRefs, informed_model: str | None = None) -> list[StageResult]:
     """Stage 7: latents, model (informed) -> informed, one for each repeat."""
     run = open_run(settings, data.source)
-    data, (model,) = _exact_data(run, data), _exact(run, informed_model)
+    data, model = _exact_data(run, data), _exact(run, informed_model)[0] if informed_model else None
     return [informed(run, data, model, repeat) for repeat in range(run.config.factor)]
 
 
@@ -111,15 +112,21 @@ def publish_flow(settings: Settings, data: DatasetRefs, volumes: list[str]) -> l
 
 @flow(name="evaluate")
 def evaluate_flow(
-    settings: Settings, data: DatasetRefs, models: list[str], volumes: list[str], datasets: list[str]
+    settings: Settings,
+    data: DatasetRefs,
+    volume_model: str,
+    models: list[str],
+    volumes: list[str],
+    datasets: list[str],
 ) -> list[StageResult]:
     """Stage 11: fidelity of the first repeat, an nnU-Net arm for the true data and each dataset, and the report.
 
-    models: slice, volume and informed, in this order. The report comes last.
+    volume_model: that drew the volumes; models: all that were trained. The report comes last.
     """
     run = open_run(settings, data.source)
     data = _exact_data(run, data)
     models, volumes, datasets = (_exact(run, *refs) for refs in (models, volumes, datasets))
-    made = [fidelity(run, data, models[1], volumes)] if run.config.evaluate.fidelity else []
+    (drawing,) = _exact(run, volume_model)
+    made = [fidelity(run, data, drawing, volumes)] if run.config.evaluate.fidelity else []
     made += [downstream(run, data, arm, dataset) for arm, dataset in arms_of(run, data.prepared, datasets).items()]
     return [*made, report(run, data, models, volumes, datasets, [result.ref for result in made])]

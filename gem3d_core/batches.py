@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from gem3d_core.conditions import fold, pad_slices
-from gem3d_core.denoise import Conditions
+from gem3d_core.conditions import Conditions, Pinned, fold, pad_slices
+from gem3d_core.settings import ConditionSpec
 
 
 @dataclass(frozen=True)
@@ -50,25 +51,110 @@ class Batch:
     conditions: Conditions
     names: tuple[str, ...]
 
+    @property
+    def drawn(self) -> Tensor | None:
+        """Which slices are to be drawn (N,); none where all are, because no slot is known."""
+        return None if self.conditions.known is None else ~self.conditions.known.mask
 
-def draw_windows(cases: list[LatentCase], count: int, n: int, keep: int, rng: torch.Generator) -> Batch:
-    """`count` windows of n consecutive slices with an informed slice drawn uniformly from each (section 3.2).
 
-    Of every window `keep` slices are used: all n in stage 2, fewer in stage 1, where slices are independent. Every
-    window of a volume is drawn with the same probability, the first and the last included.
+@dataclass(frozen=True)
+class WindowDraw:
+    """Which window of a volume is trained on: slot k is slice start + k * stride, at most the last one.
+
+    known: slots that are given clean. source: slot of the informed slice; among the known ones where there are some,
+    as in sampling.
     """
-    clean, masks, informed, offsets, names = [], [], [], [], []
+
+    start: int
+    stride: int
+    known: tuple[int, ...]
+    source: int
+
+    def slices(self, slots: Tensor, depth: int) -> Tensor:
+        """Slice indices of slots."""
+        return (self.start + slots * self.stride).clamp_max(depth - 1)
+
+
+def draw_windows(
+    cases: list[LatentCase], count: int, condition: ConditionSpec, keep: int, rng: torch.Generator
+) -> Batch:
+    """`count` windows of n slices with an informed slice drawn from each (section 3.2), folded into one batch.
+
+    Of every window `keep` slices are used: all n in stage 2, fewer in stage 1, where slices are independent and none
+    is known. Every window of a volume is drawn with the same probability, the first and the last included.
+    """
+    n = condition.window
+    clean, masks, informed, offsets, strides, known, names = [], [], [], [], [], [], []
     for case in _pick(cases, count, rng):
-        start = int(torch.randint(len(case.image) - n + 1, (), generator=rng))
-        source = int(torch.randint(n, (), generator=rng))
+        depth = len(case.image)
+        drawn = draw_window(depth, condition, rng, with_known=condition.known and keep == n)
         slots = torch.arange(n) if keep == n else torch.randperm(n, generator=rng)[:keep].sort().values
-        clean.append(case.image[start + slots])
-        masks.append(case.condition[start + slots])
-        informed.append(case.image[start + source].expand(keep, -1, -1, -1))
-        offsets.append((slots - source).float())
-        names.append(f"{case.name}[{start}:{start + n}]")
-    conditions = Conditions(fold(torch.stack(masks)), fold(torch.stack(informed)), torch.cat(offsets))
-    return Batch(fold(torch.stack(clean)), conditions, tuple(names))
+        slices = drawn.slices(slots, depth)
+        source = int(drawn.slices(torch.tensor(drawn.source), depth))
+        clean.append(case.image[slices])
+        masks.append(case.condition[slices])
+        informed.append(case.image[source].expand(keep, -1, -1, -1))
+        offsets.append(((slots - drawn.source) * drawn.stride).float())
+        strides.append(torch.full((keep,), float(drawn.stride)))
+        known.append(torch.tensor([slot in drawn.known for slot in slots.tolist()]))
+        by = f":{drawn.stride}" if drawn.stride > 1 else ""
+        names.append(f"{case.name}[{drawn.start}:{int(drawn.slices(torch.tensor(n - 1), depth)) + 1}{by}]")
+    batch, told = fold(torch.stack(clean)), torch.cat(known)
+    conditions = Conditions(
+        mask=fold(torch.stack(masks)),
+        informed=fold(torch.stack(informed)) if condition.informed else None,
+        offset=torch.cat(offsets),
+        stride=torch.cat(strides),
+        known=Pinned(batch, told) if condition.known and keep == n else None,
+    )
+    return Batch(batch, _dropped(conditions, condition, count, keep, rng), tuple(names))
+
+
+def draw_window(depth: int, condition: ConditionSpec, rng: torch.Generator, *, with_known: bool) -> WindowDraw:
+    """A window of a volume of `depth` slices.
+
+    with_known: a third of the windows begin a volume and know nothing, the others continue one: from finished slices at
+    an end, or, where there are strides, between key frames.
+    """
+    n, levels = condition.window, condition.strides
+    level = _integer(len(levels), rng)
+    known: tuple[int, ...] = ()
+    kind = _integer(3, rng) if with_known else 0
+    if kind == 2 and condition.strided:
+        level = _integer(len(levels) - 1, rng)
+        ratio = [coarse // fine for fine, coarse in pairwise(levels)][level]
+        known = tuple(range(_integer(ratio, rng), n, ratio))
+    elif kind:
+        finished = 1 + int((n - 1) * float(torch.rand((), generator=rng)) ** 2)  # few more often than many
+        known = tuple(range(finished)) if _integer(2, rng) else tuple(range(n - finished, n))
+    stride = levels[level]
+    beyond = depth - 1 - (n - 1) * stride
+    start = _integer(beyond + 1 if beyond >= 0 else min(stride, depth), rng)
+    return WindowDraw(start, stride, known, _source(n, known, rng))
+
+
+def _source(n: int, known: tuple[int, ...], rng: torch.Generator) -> int:
+    """Slot of the informed slice: anywhere [paper], or where sampling takes it from finished slices."""
+    if not known:
+        return _integer(n, rng)
+    if known[-1] - known[0] == len(known) - 1:  # at one end: the one next to the unknown slots
+        return known[-1] if known[0] == 0 else known[0]
+    return min(known, key=lambda slot: abs(2 * slot - (n - 1)))
+
+
+def _dropped(conditions: Conditions, spec: ConditionSpec, count: int, keep: int, rng: torch.Generator) -> Conditions:
+    """Without mask or informed slice for some windows."""
+    if not spec.drop_mask and not spec.drop_informed:
+        return conditions
+    mask, informed = (
+        (torch.rand(count, generator=rng) < probability).repeat_interleave(keep)
+        for probability in (spec.drop_mask, spec.drop_informed)
+    )
+    return conditions.without(mask, informed)
+
+
+def _integer(below: int, rng: torch.Generator) -> int:
+    return int(torch.randint(below, (), generator=rng))
 
 
 def draw_positions(cases: list[LatentCase], count: int, rng: torch.Generator) -> tuple[Tensor, Tensor, tuple[str, ...]]:

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gem3d_core.settings import UNetSpec
+from gem3d_core.settings import ConditionSpec, NetworkFacts, UNetSpec
 
 Tensors = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class NetworkFacts:
-    """What has to be known to build a network again."""
-
-    kind: str
-    """slice, volume or position."""
-    unet: UNetSpec
-    latent_channels: int
-    mask_channels: int
-    offset: bool
-    window: int
 
 
 def save_network(folder: Path, facts: NetworkFacts, weights: Tensors) -> None:
@@ -44,10 +31,16 @@ def load_facts(path: Path) -> NetworkFacts:
 
 def facts_from(values: dict[str, Any]) -> NetworkFacts:
     """Facts of plain values, as `dataclasses.asdict` and JSON leave them."""
-    values = dict(values)
-    unet = values.pop("unet")
-    unet["multipliers"], unet["attention_at"] = tuple(unet["multipliers"]), tuple(unet["attention_at"])
-    return NetworkFacts(unet=UNetSpec(**unet), **values)
+    plain = values | {
+        "unet": UNetSpec(**_tuples(values["unet"])),
+        "condition": ConditionSpec(**_tuples(values["condition"])),
+    }
+    return NetworkFacts(**plain)
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows lists only."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def save_checkpoint(folder: Path, step: int, groups: Mapping[str, Tensors], facts: Mapping[str, object]) -> None:

@@ -54,15 +54,25 @@ HAAR_BATCH = 16
 
 
 def in_batches(function: Callable[..., Tensor], batch: int, *volumes: Tensor) -> Tensor:
-    """function of volumes (N, ...), `batch` slices at a time, so that what it needs on the way does not grow with N."""
-    N = len(volumes[0])
+    """function of volumes (N, ...), `batch` slices at a time, so that what it needs on the way does not grow with N.
+
+    Half as many at a time from where they do not fit into memory; raises what torch raises where one slice does not.
+    """
+    N, first = len(volumes[0]), 0
     made: Tensor | None = None
-    for first in range(0, max(1, N), batch):
-        part = function(*(volume[first : first + batch] for volume in volumes))
+    while made is None or first < N:
+        try:
+            part = function(*(volume[first : first + batch] for volume in volumes))
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise
+            batch //= 2
+            torch.cuda.empty_cache()
+            continue
         if made is None:
             made = part.new_empty((N, *part.shape[1:]))
         made[first : first + batch] = part
-    assert made is not None
+        first += batch
     return made
 
 

@@ -1,4 +1,6 @@
-"""From integer label maps to what is concatenated to the noisy latent (section 3.2)."""
+"""What a network is conditioned on, and the way there from integer label maps (section 3.2)."""
+
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
@@ -9,6 +11,60 @@ from gem3d_core.settings import ConditionSpec
 
 MASK_BATCH = 16
 """Slices whose labels are taken apart at once."""
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """Slots that are known: `clean` (N, c, h, w) where `mask` (N,) is true, anything elsewhere."""
+
+    clean: Tensor
+    mask: Tensor
+
+    def rows(self, rows: slice, device: torch.device) -> "Pinned":
+        """Some of the slices, on a device."""
+        return Pinned(self.clean[rows].to(device), self.mask[rows].to(device))
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a batch of N slices is conditioned on.
+
+    mask (N, m, h, w): label area fractions and outline, or the encoded mask.
+    informed (N, c, h, w): latent of the informed slice, repeated for its window; none for networks without one.
+    offset (N,) float: signed distance in slices from the informed slice.
+    stride (N,) float: slices between neighbouring slots of the window.
+    known: finished slices among the slots, for networks that are told of them; none where there are none.
+    window (N, k, h, w): what a volume network tells its 2D layers of the window; it is for no one else to set.
+    """
+
+    mask: Tensor
+    informed: Tensor | None
+    offset: Tensor
+    stride: Tensor
+    known: Pinned | None = None
+    window: Tensor | None = None
+
+    def rows(self, rows: slice, device: torch.device) -> "Conditions":
+        """Some of the slices, on a device."""
+        return Conditions(
+            self.mask[rows].to(device),
+            None if self.informed is None else self.informed[rows].to(device),
+            self.offset[rows].to(device),
+            self.stride[rows].to(device),
+            None if self.known is None else self.known.rows(rows, device),
+        )
+
+    def without(self, mask: Tensor, informed: Tensor) -> "Conditions":
+        """With zeros, which no slice inside an outline has, for the mask and for the informed slice of some rows.
+
+        mask, informed (N,) bool: the rows that lose theirs.
+        """
+        kept = None if self.informed is None else _zeroed(self.informed, informed)
+        return replace(self, mask=_zeroed(self.mask, mask), informed=kept)
+
+
+def _zeroed(x: Tensor, rows: Tensor) -> Tensor:
+    return x.masked_fill(rows[:, None, None, None], 0)
 
 
 def condition_channels(spec: ConditionSpec, codec: Codec, labels: tuple[int, ...]) -> int:

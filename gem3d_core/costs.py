@@ -9,11 +9,23 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from gem3d_core.checkpoints import NetworkFacts
 from gem3d_core.codec import autoencoder
-from gem3d_core.memory import OVERHEAD, PROCESS_BYTES, Arguments, largest_batch, live_bytes, live_step_bytes
+from gem3d_core.image_encoders import blank
+from gem3d_core.memory import (
+    MOST_WINDOWS,
+    OVERHEAD,
+    PROCESS_BYTES,
+    Arguments,
+    blank_arguments,
+    codec_bytes,
+    live_bytes,
+    live_step_bytes,
+    plan_drawing,
+    weight_bytes,
+)
 from gem3d_core.models import Network, TrainingPlan, build, recompute_activations
 from gem3d_core.networks import POSITION_EMBEDDING, VolumeNetwork, count_parameters
+from gem3d_core.settings import NetworkFacts, TrainSpec
 
 EFFICIENCY = 0.6
 """Share of the machine's matrix-product speed that UNets reach; measured on two CPU cores: 0.75 at base width 64."""
@@ -67,22 +79,59 @@ def training_peak(facts: NetworkFacts, slices: int, latent_size: tuple[int, int]
     return PROCESS_BYTES + state + OVERHEAD * step_bytes(facts, slices, latent_size, recompute=recompute)
 
 
+def training_units(facts: NetworkFacts, spec: TrainSpec, processes: int = 1) -> tuple[int, int]:
+    """What a process's share of a batch can be cut into: how many units, and of how many slices each.
+
+    Windows where slices see each other, else single slices.
+    """
+    windows = spec.batch // processes
+    if facts.kind in {"volume", "whole"}:
+        return windows, facts.window
+    return windows * (min(spec.slices_per_window, facts.window) if facts.kind == "slice" else 1), 1
+
+
 def plan_training(
     facts: NetworkFacts, units: int, slices: int, latent_size: tuple[int, int], budget: float
 ) -> TrainingPlan:
     """How to train within a budget of bytes for the whole process.
 
-    units: windows or slices of this process's share of a batch, each of `slices` slices. The fewest equal pieces that
-    fit, with recomputation where not even one unit fits without; where none fits at all, one at a time.
+    units: of this process's share of a batch, each of `slices` slices. The fewest equal pieces that fit, with
+    recomputation where not even one unit fits without; where none fits at all, one at a time.
     """
     room = budget - PROCESS_BYTES - network_cost(facts, facts.window, latent_size).state_bytes
+
+    def fits(pieces: int, *, recompute: bool) -> bool:
+        return OVERHEAD * step_bytes(facts, units // pieces * slices, latent_size, recompute=recompute) <= room
+
     for recompute in (False, True):
-        one, two = (step_bytes(facts, k * slices, latent_size, recompute=recompute) for k in (1, 2))
-        fitting = largest_batch(one, two, room)
-        if fitting:
-            pieces = next(k for k in range(1, units + 1) if units % k == 0 and units // k <= fitting)
-            return TrainingPlan(pieces, recompute)
-    return TrainingPlan(units, recompute=True)
+        if fits(units, recompute=recompute):
+            pieces = next(k for k in range(1, units + 1) if units % k == 0 and fits(k, recompute=recompute))
+            return TrainingPlan(pieces, recompute, units)
+    return TrainingPlan(units, recompute=True, units=units)
+
+
+def drawing_peak(
+    facts: NetworkFacts,
+    codec: tuple[tuple[int, ...], int] | None,
+    latent_size: tuple[int, int],
+    budget: float,
+    most: int = MOST_WINDOWS,
+) -> tuple[int, float]:
+    """Windows that are drawn at once within a budget of bytes, at most `most`, and the bytes to expect of the process.
+
+    codec: widths and layers of an autoencoder that decodes meanwhile; none where there is nothing to count.
+    """
+    network, _ = _on_meta(facts)
+    assert not isinstance(network, UNet2DConditionModel)
+    with torch.device("meta"):
+        decoder = None if codec is None else autoencoder(*codec)
+    fitting, slices = plan_drawing(network, decoder, latent_size, budget)
+    windows = max(1, min(fitting, most))
+    held = live_bytes(network, lambda: (blank_arguments(facts, windows * facts.window, latent_size), {}))
+    peak = PROCESS_BYTES + weight_bytes(network) + OVERHEAD * held
+    if decoder is not None:
+        peak += weight_bytes(decoder) + OVERHEAD * codec_bytes(decoder, slices, latent_size)
+    return windows, peak
 
 
 def codec_flops(widths: tuple[int, ...], layers: int, slice_size: tuple[int, int]) -> tuple[float, float]:
@@ -98,20 +147,19 @@ def codec_flops(widths: tuple[int, ...], layers: int, slice_size: tuple[int, int
 
 def _on_meta(facts: NetworkFacts) -> tuple[Network, int]:
     """A network that costs nothing, only what it trains requiring gradients; and how many parameters these are."""
+    attends = facts.condition.injection == "cross_attention"
     with torch.device("meta"):
-        network = build(facts, seed=0).to("meta")
+        network = build(facts, seed=0, encoder=blank(facts.condition.image_encoder) if attends else None).to("meta")
     trained = network.volumetric_parameters().values() if isinstance(network, VolumeNetwork) else network.parameters()
     network.requires_grad_(False)
     return network, sum(p.requires_grad_(True).numel() for p in list(trained))
 
 
 def _arguments(network: Network, facts: NetworkFacts, slices: int, latent_size: tuple[int, int]) -> Arguments:
-    t = torch.zeros(slices, dtype=torch.long)
     if isinstance(network, UNet2DConditionModel):
-        x = torch.zeros(slices, facts.latent_channels, *latent_size)
+        x, t = torch.zeros(slices, facts.latent_channels, *latent_size), torch.zeros(slices, dtype=torch.long)
         return (x, t), {"encoder_hidden_states": torch.zeros(slices, 1, POSITION_EMBEDDING)}
-    x = torch.zeros(slices, 2 * facts.latent_channels + facts.mask_channels, *latent_size)
-    return (x, t), {"class_labels": torch.zeros(slices) if facts.offset else None}
+    return blank_arguments(facts, slices, latent_size), {}
 
 
 @cache

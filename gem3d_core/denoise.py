@@ -5,46 +5,60 @@ Mask, outline, informed slice, its offset or a slice position are bound before t
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 
 import torch
-from diffusers import UNet2DConditionModel, UNet2DModel
-from diffusers.models.unets.unet_2d import UNet2DOutput
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from gem3d_core.networks import VolumeNetwork, embed_position
+from gem3d_core.conditions import Conditions
+from gem3d_core.networks import SliceNetwork, WindowNetwork, embed_position
 from gem3d_core.schedule import Schedule
-from gem3d_core.settings import Precision
+from gem3d_core.settings import Precision, SampleSpec
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 Predict = Callable[[Tensor, Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class Conditions:
-    """What a batch of N slices is conditioned on.
-
-    mask (N, m, h, w): label area fractions and outline, or the encoded mask.
-    informed (N, c, h, w): latent of the informed slice, repeated for its window.
-    offset (N,) float: signed distance in slices from the informed slice.
-    """
-
-    mask: Tensor
-    informed: Tensor
-    offset: Tensor
-
-    def rows(self, rows: slice, device: torch.device) -> "Conditions":
-        """Some of the slices, on a device."""
-        return Conditions(self.mask[rows].to(device), self.informed[rows].to(device), self.offset[rows].to(device))
-
-
-def predict_slices(network: UNet2DModel | VolumeNetwork, cond: Conditions) -> Predict:
-    """Bind conditions to a slice or volume network by concatenation (Algorithm 1, line 9)."""
-    unet = network.unet if isinstance(network, VolumeNetwork) else network
-    labels = cond.offset if unet.class_embedding is not None else None
+def predict_slices(network: SliceNetwork | WindowNetwork, cond: Conditions) -> Predict:
+    """Bind conditions to a slice network or to one that sees windows."""
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
-        return _output(network(torch.cat([x, cond.mask, cond.informed], dim=1), t, class_labels=labels))
+        made: Tensor = network(x, t, cond)
+        return made
+
+    return predict
+
+
+def guidance_terms(mask: float, informed: float) -> tuple[float, float, float]:
+    """Weights of the predictions with mask and informed slice, with the mask alone, and with neither."""
+    return informed, mask - informed, 1 - mask
+
+
+def guidance_calls(spec: SampleSpec) -> int:
+    """Network calls of one solver step: those whose weight is not zero."""
+    return sum(weight != 0 for weight in guidance_terms(spec.mask_guidance, spec.informed_guidance))
+
+
+def guided(network: SliceNetwork | WindowNetwork, cond: Conditions, mask: float, informed: float) -> Predict:
+    """As `predict_slices`, with guidance on mask and informed slice apart (after Brooks et al., equation 3).
+
+    p_0 + mask (p_M - p_0) + informed (p_MI - p_M), where p_0 is predicted without conditions, p_M with the mask and
+    p_MI with the informed slice too. A term that falls out costs no call: with both at 1 this is `predict_slices`.
+    """
+    every = torch.ones(len(cond.mask), dtype=torch.bool, device=cond.mask.device)
+    without = (None, (~every, every), (every, every))
+    parts = [
+        (weight, predict_slices(network, cond if dropped is None else cond.without(*dropped)))
+        for weight, dropped in zip(guidance_terms(mask, informed), without, strict=True)
+        if weight
+    ]
+
+    def predict(x: Tensor, t: Tensor) -> Tensor:
+        (weight, first), *others = parts
+        made = first(x, t) if weight == 1 else weight * first(x, t)
+        for weight, part in others:
+            made = made + weight * part(x, t)
+        return made
 
     return predict
 
@@ -54,7 +68,8 @@ def predict_at_position(network: UNet2DConditionModel, p: Tensor) -> Predict:
     context = embed_position(p)
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
-        return _output(network(x, t, encoder_hidden_states=context))
+        made: Tensor = network(x, t, encoder_hidden_states=context, return_dict=False)[0]
+        return made
 
     return predict
 
@@ -72,8 +87,12 @@ def denoiser(predict: Predict, schedule: Schedule, precision: Precision, device:
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
     """bf16 autocast on any device, or nothing."""
-    enabled = precision == "bf16" or (precision == "auto" and bf16_is_fast(device))
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=resolved(precision, device) == "bf16")
+
+
+def resolved(precision: Precision, device: torch.device) -> Precision:
+    """What `auto` comes to on a device."""
+    return ("bf16" if bf16_is_fast(device) else "fp32") if precision == "auto" else precision
 
 
 def bf16_is_fast(device: torch.device) -> bool:
@@ -84,7 +103,3 @@ def bf16_is_fast(device: torch.device) -> bool:
 def freeze(network: nn.Module) -> nn.Module:
     """Ready for sampling: no gradients, no dropout."""
     return network.requires_grad_(False).eval()
-
-
-def _output(result: Tensor | UNet2DOutput) -> Tensor:
-    return result if isinstance(result, Tensor) else result.sample

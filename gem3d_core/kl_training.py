@@ -73,7 +73,7 @@ class _Run:
         self.model = model
         self.rng = torch.Generator().manual_seed(seed)
         self.losses: list[float] = []
-        self.optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
+        self.optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
 
     def step(self, slices: Tensor, step: int) -> float:
         """One optimiser step; returns the loss."""

@@ -14,16 +14,25 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gem3d_core.batches import LatentCase, held_on, open_latents
-from gem3d_core.checkpoints import NetworkFacts, facts_from
-from gem3d_core.costs import plan_training
+from gem3d_core.checkpoints import facts_from
+from gem3d_core.codec import load_codec
+from gem3d_core.costs import plan_training, training_units
 from gem3d_core.errors import Gem3dError
 from gem3d_core.files import atomic
 from gem3d_core.memory import budget_on
-from gem3d_core.models import OnStep, Training, TrainingPlan, train_position_model, train_slice_model, tune_volume_model
+from gem3d_core.models import (
+    OnStep,
+    Training,
+    TrainingPlan,
+    train_position_model,
+    train_slice_model,
+    train_whole_model,
+    tune_volume_model,
+)
 from gem3d_core.processes import end_with_parent
 from gem3d_core.ranks import ALONE, Ranks
 from gem3d_core.schedule import make_schedule
-from gem3d_core.settings import DiffusionSpec, TrainSpec
+from gem3d_core.settings import DiffusionSpec, NetworkFacts, TrainSpec
 from gem3d_core.stopping import Interrupted, terminated
 from gem3d_core.training import Trained
 
@@ -48,6 +57,8 @@ class Job:
     """Where checkpoints are kept."""
     emphasis: tuple[float, ...] | None = None
     """The codec's weight of each latent channel."""
+    codec: str | None = None
+    """Folder of the codec whose latents these are, for networks that see decoded slices."""
     slice_weights: str | None = None
     """Stage 1's weights; for stage 2."""
     memory: float | None = None
@@ -88,6 +99,7 @@ def train_job(job: Job, device: torch.device, on_step: OnStep, ranks: Ranks = AL
         device=device,
         on_step=on_step,
         emphasis=None if job.emphasis is None else torch.tensor(job.emphasis),
+        codec=None if job.codec is None else load_codec(Path(job.codec), device),
         ranks=ranks,
         plan=_plan(job, budget, ranks, cases[0]),
     )
@@ -95,18 +107,19 @@ def train_job(job: Job, device: torch.device, on_step: OnStep, ranks: Ranks = AL
         return train_slice_model(job.facts, training)
     if job.facts.kind == "position":
         return train_position_model(job.facts, training)
+    if job.facts.kind == "whole":
+        return train_whole_model(job.facts, training)
     assert job.slice_weights is not None
     return tune_volume_model(job.facts, Path(job.slice_weights), training)
 
 
 def _plan(job: Job, budget: float | None, ranks: Ranks, case: LatentCase) -> TrainingPlan:
     """How a step is brought through the memory that there is."""
+    units, slices = training_units(job.facts, job.spec, ranks.count)
     if budget is None:
-        return TrainingPlan()
-    n, spec = job.facts.window, job.spec
-    slices = {"slice": min(spec.slices_per_window, n), "volume": n, "position": 1}[job.facts.kind]
+        return TrainingPlan(units=units)
     height, width = case.image.shape[-2:]
-    return plan_training(job.facts, spec.batch // ranks.count, slices, (height, width), budget)
+    return plan_training(job.facts, units, slices, (height, width), budget)
 
 
 def train_job_in_processes(job: Job, device: str, count: int, on_step: OnStep) -> Outcome:

@@ -13,14 +13,20 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode  # the place that torch's documentation names
 from torch.utils._pytree import tree_leaves
 
-from gem3d_core.networks import VolumeNetwork
+from gem3d_core.conditions import Conditions
+from gem3d_core.networks import SliceNetwork, WindowNetwork
+from gem3d_core.settings import NetworkFacts
 
-Arguments: TypeAlias = tuple[tuple[Tensor, ...], dict[str, Tensor | None]]
+Arguments: TypeAlias = tuple[tuple[Tensor | Conditions, ...], dict[str, Tensor]]
 """Of a call of a network, by place and by name."""
 
 OVERHEAD = 2.0
 """Memory that is taken over what tensors need: kernels' own space, blocks that do not fit into each other. Measured
 on two CPU cores: 1.5 to 1.7."""
+MOST_WINDOWS = 64
+"""Of a call: more gain nothing, and all the volumes that they belong to would be lost in a kill."""
+CODEC_SHARE = 0.25
+"""Of the memory beside the weights, for a codec that decodes while windows are drawn."""
 PROCESS_BYTES = 2**30
 """Of a process before it has a network: the libraries, or a GPU's context."""
 
@@ -51,6 +57,17 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # it comes wit
 
     def _drop(self, size: int) -> None:
         self.now -= size
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch failed to allocate; of a CPU's allocator it says so in words only."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def give_back(device: torch.device) -> None:
+    """Return to a GPU what torch keeps of it for itself."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def budget_on(device: torch.device, asked: float | None) -> float | None:
@@ -102,30 +119,52 @@ def largest_batch(one: int, two: int, budget: float) -> int:
     return max(0, 1 + math.floor((budget / OVERHEAD - one) / (two - one)))
 
 
-def windows_that_fit(network: VolumeNetwork, size: tuple[int, int], budget: float) -> int:
-    """How many windows of latents (h, w) one call may denoise within a budget of bytes for the whole process.
+def blank_arguments(facts: NetworkFacts, slices: int, size: tuple[int, int]) -> tuple[Tensor, Tensor, Conditions]:
+    """Of a call on `slices` latents (h, w): zeros."""
+    x = torch.zeros(slices, facts.latent_channels, *size)
+    mask, per_slice = torch.zeros(slices, facts.mask_channels, *size), torch.ones(slices)
+    return (
+        x,
+        torch.zeros(slices, dtype=torch.long),
+        Conditions(mask, x if facts.condition.informed else None, per_slice, per_slice),
+    )
+
+
+def windows_that_fit(network: WindowNetwork | SliceNetwork, size: tuple[int, int], room: float) -> int:
+    """How many windows of latents (h, w) one call may denoise within so many bytes beside its weights; at least one.
 
     Counted in float32: under autocast a call holds less.
     """
-    channels, offset = int(network.unet.config["in_channels"]), network.unet.class_embedding is not None
+    facts = network.facts
 
     def bytes_of(windows: int) -> int:
-        slices = windows * network.slots.n
+        return live_bytes(network, lambda: (blank_arguments(facts, windows * facts.window, size), {}))
 
-        def call() -> Arguments:
-            x, t = torch.zeros(slices, channels, *size), torch.zeros(slices, dtype=torch.long)
-            return (x, t), {"class_labels": torch.zeros(slices) if offset else None}
-
-        return live_bytes(network, call)
-
-    return max(1, largest_batch(bytes_of(1), bytes_of(2), budget - PROCESS_BYTES - weight_bytes(network)))
+    return max(1, largest_batch(bytes_of(1), bytes_of(2), room))
 
 
-def slices_that_decode(model: AutoencoderKL, size: tuple[int, int], budget: float) -> int:
-    """How many latents (h, w) one call of an autoencoder may decode within a budget of bytes for the whole process."""
-    channels = int(model.config["latent_channels"])
+def plan_drawing(
+    network: WindowNetwork | SliceNetwork, codec: AutoencoderKL | None, size: tuple[int, int], budget: float
+) -> tuple[int, int]:
+    """Windows of latents (h, w) that one call may denoise, and slices that an autoencoder may decode meanwhile.
 
-    def bytes_of(slices: int) -> int:
-        return live_bytes(model.decoder, lambda: ((torch.zeros(slices, channels, *size),), {}))
+    budget: bytes for the whole process.
+    """
+    room = budget - PROCESS_BYTES - weight_bytes(network) - (0 if codec is None else weight_bytes(codec))
+    share = 0.0 if codec is None else CODEC_SHARE * room
+    slices = 1 if codec is None else slices_that_pass(codec, size, share)
+    return min(MOST_WINDOWS, windows_that_fit(network, size, room - share)), slices
 
-    return max(1, largest_batch(bytes_of(1), bytes_of(2), budget - PROCESS_BYTES - weight_bytes(model)))
+
+def codec_bytes(model: AutoencoderKL, slices: int, size: tuple[int, int]) -> int:
+    """The most bytes that an autoencoder holds at once to decode latents (h, w), or to encode their slices."""
+    channels, colours = int(model.config["latent_channels"]), int(model.config["in_channels"])
+    factor = 2 ** (len(model.config["block_out_channels"]) - 1)
+    image = (slices, colours, size[0] * factor, size[1] * factor)
+    decoding = live_bytes(model.decoder, lambda: ((torch.zeros(slices, channels, *size),), {}))
+    return max(decoding, live_bytes(model.encoder, lambda: ((torch.zeros(image),), {})))
+
+
+def slices_that_pass(model: AutoencoderKL, size: tuple[int, int], room: float) -> int:
+    """How many slices one call of an autoencoder may take within so many bytes beside its weights; at least one."""
+    return max(1, largest_batch(codec_bytes(model, 1, size), codec_bytes(model, 2, size), room))

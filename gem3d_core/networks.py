@@ -9,57 +9,110 @@ import math
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 from diffusers.models.attention_processor import Attention
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from einops import rearrange
 from torch import Tensor, nn
 
+from gem3d_core.conditions import Conditions
 from gem3d_core.errors import NotAvailable
-from gem3d_core.settings import UNetSpec
+from gem3d_core.settings import NetworkFacts, UNetSpec
 
 Backend: TypeAlias = str | Callable[..., Callable[..., Any]]
 """Of torch.compile: a name, or a function of a graph and its example inputs."""
 POSITION_EMBEDDING = 128
 """Width of the sinusoid of 1000 p [release]."""
+STRIDE_WAVES = 8
+"""Channels that tell of a window's stride."""
 
 
-def slice_network(spec: UNetSpec, in_channels: int, out_channels: int, *, offset: bool) -> UNet2DModel:
-    """The slice model: noisy latent and conditions in, prediction out; `offset` adds the slice-offset embedding."""
-    levels = len(spec.multipliers)
-    with_attention = [2**level in spec.attention_at for level in range(levels)]
+class SliceNetwork(nn.Module):
+    """The slice model: (x, t, conditions) -> prediction, for slices (N, c, h, w).
+
+    Mask and informed slice are concatenated to the noisy latent [paper]. Volumetric layers are inserted into `unets`.
+    """
+
+    layout = torch.channels_last
+
+    def __init__(self, facts: NetworkFacts) -> None:
+        super().__init__()
+        self.facts = facts
+        inputs = facts.latent_channels * (2 if facts.condition.informed else 1) + facts.mask_channels
+        self.unet = slice_unet(facts.unet, inputs, facts.latent_channels, offset=facts.condition.slice_offset)
+
+    @property
+    def unets(self) -> list[nn.Module]:
+        """The networks of 2D layers that the volume model makes volumetric."""
+        return [self.unet]
+
+    def forward(self, x: Tensor, t: Tensor, cond: Conditions) -> Tensor:
+        """x (N, c, h, w), t (N,) -> (N, c, h, w)."""
+        prediction: Tensor = self.unet(
+            self.concatenated(x, cond), t, class_labels=self.labels(cond), return_dict=False
+        )[0]
+        return prediction
+
+    def concatenated(self, x: Tensor, cond: Conditions) -> Tensor:
+        """Noisy latent, mask and informed slice (Algorithm 1, line 9), and what is told of the window."""
+        return torch.cat([part for part in (x, cond.mask, cond.informed, cond.window) if part is not None], dim=1)
+
+    def labels(self, cond: Conditions) -> Tensor | None:
+        """What is embedded beside t."""
+        return cond.offset if self.facts.condition.slice_offset else None
+
+
+def slice_unet(spec: UNetSpec, in_channels: int, out_channels: int, *, offset: bool) -> UNet2DModel:
+    """A 2D UNet of a shape; `offset` adds the slice-offset embedding."""
     return UNet2DModel(
         in_channels=in_channels,
         out_channels=out_channels,
-        block_out_channels=tuple(spec.base_channels * m for m in spec.multipliers),
+        block_out_channels=widths(spec),
         layers_per_block=spec.blocks,
-        down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in with_attention),
-        up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(with_attention)),
+        down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in has_attention(spec)),
+        up_block_types=tuple("AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(has_attention(spec))),
         attention_head_dim=spec.head_channels,
         norm_num_groups=spec.norm_groups,
         class_embed_type="timestep" if offset else None,
     )
 
 
+def attending_unet(
+    spec: UNetSpec, in_channels: int, out_channels: int, context: int, *, offset: bool
+) -> UNet2DConditionModel:
+    """A 2D UNet whose attention also sees a context of tokens (N, k, context)."""
+    return UNet2DConditionModel(
+        in_channels=in_channels,
+        out_channels=out_channels,
+        block_out_channels=widths(spec),
+        layers_per_block=spec.blocks,
+        down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in has_attention(spec)),
+        up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(has_attention(spec))),
+        # diffusers' name notwithstanding, this argument is the number of heads of each level
+        attention_head_dim=tuple(width // spec.head_channels for width in widths(spec)),
+        norm_num_groups=spec.norm_groups,
+        cross_attention_dim=context,
+        class_embed_type="timestep" if offset else None,
+    )
+
+
+def widths(spec: UNetSpec) -> tuple[int, ...]:
+    """Channels of every level."""
+    return tuple(spec.base_channels * m for m in spec.multipliers)
+
+
+def has_attention(spec: UNetSpec) -> list[bool]:
+    """Whether attention stands at a level."""
+    return [2**level in spec.attention_at for level in range(len(spec.multipliers))]
+
+
 def position_network(spec: UNetSpec, channels: int) -> UNet2DConditionModel:
     """The mask-free slice model; its cross-attention context is the embedding of p (Appendix A)."""
-    levels = len(spec.multipliers)
-    with_attention = [2**level in spec.attention_at for level in range(levels)]
-    widths = tuple(spec.base_channels * m for m in spec.multipliers)
-    return UNet2DConditionModel(
-        in_channels=channels,
-        out_channels=channels,
-        block_out_channels=widths,
-        layers_per_block=spec.blocks,
-        down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in with_attention),
-        up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(with_attention)),
-        # diffusers' name notwithstanding, this argument is the number of heads of each level
-        attention_head_dim=tuple(width // spec.head_channels for width in widths),
-        norm_num_groups=spec.norm_groups,
-        cross_attention_dim=POSITION_EMBEDDING,
-    )
+    return attending_unet(spec, channels, channels, POSITION_EMBEDDING, offset=False)
 
 
 def embed_position(p: Tensor) -> Tensor:
@@ -106,12 +159,11 @@ class SliceConv(nn.Module):
 class SliceAttention(nn.Module):
     """Self-attention over the n slices, at every pixel apart, after a 2D attention; adds zero at the start."""
 
-    def __init__(self, attention2d: Attention, slots: Slots, head_channels: int, norm_groups: int) -> None:
+    def __init__(self, spatial: Attention | Transformer2DModel, channels: int, slots: Slots, spec: UNetSpec) -> None:
         super().__init__()
-        self.spatial = attention2d
-        channels = attention2d.query_dim
-        self.heads = channels // head_channels
-        self.norm = nn.GroupNorm(norm_groups, channels)
+        self.spatial = spatial
+        self.heads = channels // spec.head_channels
+        self.norm = nn.GroupNorm(spec.norm_groups, channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
         self.slots = slots
@@ -119,9 +171,12 @@ class SliceAttention(nn.Module):
             nn.init.zeros_(self.out.weight)
             nn.init.zeros_(self.out.bias)
 
-    def forward(self, x: Tensor, *, temb: Tensor | None = None) -> Tensor:
-        """((b n) c h w) -> the same."""
-        x = self.spatial(x, temb=temb)
+    def forward(self, x: Tensor, **given: Any) -> Tensor | tuple[Tensor]:
+        """((b n) c h w) -> the same, called as the 2D attention is."""
+        made = self.spatial(x, **given)
+        return (self._added(made[0]),) if isinstance(made, tuple) else self._added(made)
+
+    def _added(self, x: Tensor) -> Tensor:
         height, n = x.shape[2], self.slots.n
         tokens = rearrange(self.norm(x), "(b n) c h w -> (b h w) n c", n=n)
         q, k, v = rearrange(self.qkv(tokens), "s n (three m d) -> three s m n d", three=3, m=self.heads)
@@ -131,28 +186,38 @@ class SliceAttention(nn.Module):
         return x + added
 
 
-class VolumeNetwork(nn.Module):
-    """A slice network with volumetric layers after every 3 x 3 convolution and every attention.
+class Widened(nn.Module):
+    """A first convolution that takes `extra` more channels, at the end of its input; they add zero at the start."""
 
-    Takes over the given network. Equals it exactly until the volumetric layers are trained, whatever n.
-    """
-
-    def __init__(self, slices: UNet2DModel, spec: UNetSpec, n: int) -> None:
+    def __init__(self, first: nn.Module, extra: int, width: int) -> None:
         super().__init__()
-        self.slots = Slots(n)
-        self.fixed_batch = False
-        self.unet = slices
-        for parent in list(slices.modules()):
-            for name, child in list(parent.named_children()):
-                if isinstance(child, nn.Conv2d) and child.kernel_size == (3, 3):
-                    setattr(parent, name, SliceConv(child, self.slots))
-                elif isinstance(child, Attention):
-                    setattr(parent, name, SliceAttention(child, self.slots, spec.head_channels, spec.norm_groups))
+        self.first = first
+        self.added = nn.Conv2d(extra, width, 3, padding=1)
+        if not self.added.weight.is_meta:
+            nn.init.zeros_(self.added.weight)
+            assert self.added.bias is not None
+            nn.init.zeros_(self.added.bias)
 
-    def forward(self, x: Tensor, t: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """((b n) c h w) and t ((b n)) -> the prediction of the same layout as the latent."""
-        prediction: Tensor = self.unet(x, t, class_labels=class_labels, return_dict=False)[0]
-        return prediction
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, c + extra, h, w) -> (N, width, h, w)."""
+        extra = self.added.in_channels
+        made: Tensor = self.first(x[:, :-extra]) + self.added(x[:, -extra:])
+        return made
+
+
+class WindowNetwork(nn.Module):
+    """What sampling needs of a network that draws whole windows, ((b n) c h w), at once."""
+
+    facts: NetworkFacts
+    layout = torch.channels_last
+    """Of weights, in which convolutions are fastest."""
+    fixed_batch = False
+    """Whether every call must be of one size."""
+
+    @property
+    def n(self) -> int:
+        """Slices of a window."""
+        return self.facts.window
 
     def compile_for_sampling(self, backend: Backend = "inductor") -> None:
         """Compile the forward pass for batches of one size, to CUDA graphs on a GPU; `fixed_batch` asks for such.
@@ -160,7 +225,7 @@ class VolumeNetwork(nn.Module):
         The weights of 2D convolutions are stored channels-last, as compiled convolutions want them. Raises NotAvailable
         on a CPU without the C++ compiler that torch would call.
         """
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=self.layout)
         on_gpu = next(self.parameters()).is_cuda
         compiler = os.environ.get("CXX", "g++")
         if backend == "inductor" and not on_gpu and shutil.which(compiler) is None:
@@ -172,15 +237,71 @@ class VolumeNetwork(nn.Module):
         self.compile(backend=backend, fullgraph=True, dynamic=False, **options)
         self.fixed_batch = True
 
+
+class VolumeNetwork(WindowNetwork):
+    """A slice network with volumetric layers after every 3 x 3 convolution and every attention.
+
+    Takes over the given network. Equals it exactly until the volumetric layers are trained, whatever n. Where it is
+    trained with known slots (condition.known) these reach it clean, at timestep 0 and marked in a channel; where its
+    windows have strides, waves of log2(stride) are such channels too.
+    """
+
+    def __init__(self, slices: SliceNetwork, facts: NetworkFacts) -> None:
+        super().__init__()
+        self.facts = facts
+        self.slices = slices
+        slots = Slots(facts.window)
+        for unet in slices.unets:
+            _make_volumetric(unet, slots, facts.unet)
+        extra = (1 if facts.condition.known else 0) + (STRIDE_WAVES if facts.condition.strided else 0)
+        if extra:
+            slices.unet.conv_in = Widened(slices.unet.conv_in, extra, facts.unet.base_channels)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Conditions) -> Tensor:
+        """((b n) c h w) and t ((b n)) -> the prediction of the same layout as the latent."""
+        planes = []
+        if self.facts.condition.known:
+            told = torch.zeros_like(t, dtype=torch.bool) if cond.known is None else cond.known.mask
+            if cond.known is not None:
+                x = torch.where(told[:, None, None, None], cond.known.clean.to(x.dtype), x)
+                t = torch.where(told, torch.zeros_like(t), t)
+            planes.append(told[:, None].to(x.dtype))
+        if self.facts.condition.strided:
+            planes.append(stride_waves(cond.stride).to(x.dtype))
+        if planes:
+            values = torch.cat(planes, dim=1)[:, :, None, None]
+            cond = replace(cond, window=values.expand(-1, -1, *x.shape[2:]))
+        made: Tensor = self.slices(x, t, cond)
+        return made
+
     def volumetric_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that stage 2 trains, by name."""
         frozen = {name for name, _ in self.named_parameters() if ".spatial." in name}
-        layers = {name for name, m in self.named_modules() if isinstance(m, SliceConv | SliceAttention)}
+        layers = {name for name, m in self.named_modules() if isinstance(m, SliceConv | SliceAttention | Widened)}
         return {
             name: p
             for name, p in self.named_parameters()
             if name not in frozen and any(name.startswith(layer + ".") for layer in layers)
         }
+
+
+def stride_waves(stride: Tensor) -> Tensor:
+    """Sines and cosines of log2(stride), (N,) -> (N, STRIDE_WAVES)."""
+    angle = torch.log2(stride.float())[:, None] * torch.arange(1, STRIDE_WAVES // 2 + 1, device=stride.device) * 0.5
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+def _make_volumetric(module: nn.Module, slots: Slots, spec: UNetSpec) -> None:
+    """Put a volumetric layer behind every 3 x 3 convolution and every 2D attention."""
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.Conv2d) and child.kernel_size == (3, 3):
+            setattr(module, name, SliceConv(child, slots))
+        elif isinstance(child, Attention):
+            setattr(module, name, SliceAttention(child, child.query_dim, slots, spec))
+        elif isinstance(child, Transformer2DModel):
+            setattr(module, name, SliceAttention(child, child.in_channels, slots, spec))
+        else:
+            _make_volumetric(child, slots, spec)
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -14,7 +14,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from gem3d_core.conditions import encode_mask
+from gem3d_core.conditions import Conditions, encode_mask
 from gem3d_core.networks import VolumeNetwork
 from gem3d_core.resampling import OUTSIDE, Recipe, VolumeModel
 from gem3d_core.sampling import VolumeRequest
@@ -43,7 +43,7 @@ class Algorithm1:
         self.network = network.to(memory_format=torch.contiguous_format)  # as torch lays weights out by itself
         self.schedule = schedule
         self.device = device
-        self.n, self.h = network.slots.n, h
+        self.n, self.h = network.n, h
         self.times = [*schedule.timesteps(steps), -1]
         self.eta = eta
         self.network_calls = 0
@@ -85,27 +85,27 @@ class Algorithm1:
         """
         slices = [min(j + k, len(x) - 1) for k in range(self.n)]  # a short volume repeats its last slice
         o_0 = x[slices].to(self.device)
-        c = torch.cat([request.condition[slices], c_I.expand_as(o_0)], dim=1).to(self.device)  # lines 8 and 19
+        c_M = request.condition[slices].to(self.device)
         offset = torch.arange(j - i, j - i + self.n, dtype=torch.float32, device=self.device)
+        c = Conditions(c_M, c_I.expand_as(o_0).to(self.device), offset, torch.ones_like(offset))  # lines 8 and 19
         rng = generator(request.seed, "window", j)
 
-        def noise() -> Tensor:
-            return torch.randn(o_0.shape, generator=rng).to(self.device)
+        def noise(like: Tensor) -> Tensor:
+            return torch.randn(like.shape, generator=rng).to(self.device)
 
         first = [generator(request.seed, "first", j + k) for k in range(self.n)]
         w = torch.stack([torch.randn(o_0.shape[1:], generator=g) for g in first]).to(self.device)
-        # noise for pinned slots is drawn also where none is known: every window takes as much
-        w[known] = self._noised(o_0, self.times[0], noise())[known]
+        o_0 = o_0[known]
+        w[known] = self._noised(o_0, self.times[0], noise(o_0))
         for t, s in pairwise(self.times):
-            w = self._ddim_step(w, self._x_0(w, t, c, offset), t, s, noise() if self.eta else torch.zeros_like(w))
-            w[known] = self._noised(o_0, s, noise())[known]  # lines 22 and 24
+            w = self._ddim_step(w, self._x_0(w, t, c), t, s, noise(w) if self.eta else torch.zeros_like(w))
+            w[known] = self._noised(o_0, s, noise(o_0))  # lines 22 and 24
         return w.cpu()
 
-    def _x_0(self, w: Tensor, t: int, c: Tensor, offset: Tensor) -> Tensor:
+    def _x_0(self, w: Tensor, t: int, c: Conditions) -> Tensor:
         """The clean window that the network's prediction at timestep t implies."""
-        network, times = self.network, torch.full((self.n,), t, device=self.device)
-        labels = offset if network.unet.class_embedding is not None else None
-        prediction = network(torch.cat([w, c], dim=1), times, class_labels=labels)
+        times = torch.full((self.n,), t, device=self.device)
+        prediction = self.network(w, times, c)
         self.network_calls += 1
         return self.schedule.to_x0(w, prediction, times)
 
@@ -132,7 +132,7 @@ def draw_reference(model: VolumeModel, recipe: Recipe, algorithm: Algorithm1) ->
     Slices (Z, H, W) float32 in [-1, 1], -1 outside the outline.
     """
     c_I = model.codec.encode(recipe.informed[None])[0]
-    condition = encode_mask(model.condition, model.codec, model.labels, recipe.mask, recipe.outline)
+    condition = encode_mask(model.network.facts.condition, model.codec, model.labels, recipe.mask, recipe.outline)
     Z = len(condition)
     start = min(int(recipe.p * Z), Z - 1)
     x = algorithm.sample(VolumeRequest(recipe.name, condition, c_I, start, recipe.seed))

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from gem3d_core.codec import Codec
 from gem3d_core.conditions import encode_mask
-from gem3d_core.networks import VolumeNetwork
+from gem3d_core.networks import SliceNetwork, WindowNetwork
 from gem3d_core.sampling import VolumeRequest, sample_volumes
 from gem3d_core.schedule import Schedule
-from gem3d_core.settings import ConditionSpec, SampleSpec
-from gem3d_core.windows import plan_windows, start_slice, window_borders
+from gem3d_core.settings import SampleSpec
+from gem3d_core.windows import plan_volume, start_slice, window_borders
 
 OUTSIDE = -1.0
 """Value outside the outline."""
@@ -28,7 +28,8 @@ class Recipe:
     """What one volume is made of.
 
     mask (Z, H, W) integer ids, outline (Z, H, W) bool, informed (H, W) in [-1, 1]; p in [0, 1], the normalised
-    position of the informed slice, at which the volume is begun; seed of all noise.
+    position of the informed slice, at which the volume is begun; seed of all noise. condition (Z, m, h, w): mask and
+    outline as they were encoded before; none: they are encoded here.
     """
 
     name: str
@@ -37,16 +38,16 @@ class Recipe:
     informed: Tensor
     p: float
     seed: int
+    condition: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class VolumeModel:
-    """A trained volume network with everything that it was trained under."""
+    """A trained network with everything that it was trained under; a slice network draws a window slice by slice."""
 
-    network: VolumeNetwork
+    network: WindowNetwork | SliceNetwork
     codec: Codec
     schedule: Schedule
-    condition: ConditionSpec
     labels: tuple[int, ...]
     device: torch.device
 
@@ -78,8 +79,7 @@ def draw_volumes(
             flying[recipe.name] = recipe
             yield _request(model, recipe)
 
-    n = model.condition.window
-    drawn = sample_volumes(model.network, requests(), model.schedule, spec, n, model.device, on_windows)
+    drawn = sample_volumes(model.network, requests(), model.schedule, spec, model.device, on_windows)
     with ThreadPoolExecutor(1) as decoder:
         for name, latents in drawn:
             decoding.append(decoder.submit(_decoded, model, flying.pop(name), latents, spec))
@@ -96,12 +96,18 @@ def _decoded(model: VolumeModel, recipe: Recipe, latents: Tensor, spec: SampleSp
     with own_stream:
         slices = model.codec.decode(latents).clamp_(-1, 1)
     slices[~recipe.outline] = OUTSIDE
-    Z = len(slices)
-    plan = plan_windows(Z, model.condition.window, spec.overlap, start_slice(recipe.p, Z), spec.first_window)
-    return Drawn(recipe.name, slices, window_borders(plan, Z))
+    return Drawn(recipe.name, slices, drawn_borders(model, recipe, spec))
+
+
+def drawn_borders(model: VolumeModel, recipe: Recipe, spec: SampleSpec) -> tuple[int, ...]:
+    """Where the windows of a volume meet."""
+    Z = len(recipe.mask)
+    return window_borders(plan_volume(Z, model.network.facts.condition, start_slice(recipe.p, Z), spec), Z)
 
 
 def _request(model: VolumeModel, recipe: Recipe) -> VolumeRequest:
-    condition = encode_mask(model.condition, model.codec, model.labels, recipe.mask, recipe.outline)
+    condition = recipe.condition
+    if condition is None:
+        condition = encode_mask(model.network.facts.condition, model.codec, model.labels, recipe.mask, recipe.outline)
     informed = model.codec.encode(recipe.informed[None])[0]
     return VolumeRequest(recipe.name, condition, informed, start_slice(recipe.p, len(recipe.mask)), recipe.seed)

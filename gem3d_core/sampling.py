@@ -9,19 +9,20 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
-from diffusers import UNet2DConditionModel, UNet2DModel
+from diffusers import UNet2DConditionModel
 from einops import rearrange
 from torch import Tensor
 
-from gem3d_core.conditions import fold, pad_slices
-from gem3d_core.denoise import Conditions, denoiser, predict_at_position, predict_slices
+from gem3d_core.conditions import Conditions, Pinned, fold
+from gem3d_core.denoise import denoiser, guided, predict_at_position
 from gem3d_core.errors import Gem3dError
-from gem3d_core.networks import VolumeNetwork
+from gem3d_core.memory import give_back, is_out_of_memory
+from gem3d_core.networks import SliceNetwork, WindowNetwork
 from gem3d_core.schedule import Schedule
 from gem3d_core.seeds import generator, normal
-from gem3d_core.settings import SampleSpec
-from gem3d_core.solvers import Noise, Pinned, nothing_pinned, solve
-from gem3d_core.windows import Window, plan_windows
+from gem3d_core.settings import ConditionSpec, SampleSpec
+from gem3d_core.solvers import Noise, nothing_pinned, solve
+from gem3d_core.windows import Window, plan_volume
 
 
 @dataclass(frozen=True)
@@ -42,59 +43,58 @@ class VolumeRequest:
 class _Volume:
     """A volume in flight: its plan, its finished slices, and which of its windows are done."""
 
-    def __init__(self, request: VolumeRequest, n: int, spec: SampleSpec) -> None:
+    def __init__(self, request: VolumeRequest, condition: ConditionSpec, spec: SampleSpec) -> None:
         self.request = request
         self.Z = len(request.condition)
-        self.condition = pad_slices(request.condition, n)
-        self.plan = plan_windows(self.Z, n, spec.overlap, request.start, spec.first_window)
-        self.latents = torch.zeros(len(self.condition), *request.informed.shape)
+        self.plan = plan_volume(self.Z, condition, request.start, spec)
+        self.latents = torch.zeros(self.Z, *request.informed.shape)
         self.waiting = list(range(len(self.plan)))
         self.done: set[int] = set()
 
     def ready(self) -> list[int]:
-        """Windows whose predecessor is finished."""
-        return [k for k in self.waiting if self.plan[k].after is None or self.plan[k].after in self.done]
+        """Windows that need nothing that is not finished."""
+        return [k for k in self.waiting if self.done.issuperset(self.plan[k].after)]
 
     def write(self, k: int, drawn: Tensor) -> None:
         """Keep the fresh slots of window k, drawn (n, c, h, w)."""
         window = self.plan[k]
         for slot in window.fresh:
-            self.latents[window.start + slot] = drawn[slot]
+            self.latents[window.start + slot * window.stride] = drawn[slot]
         self.done.add(k)
 
 
 def sample_volumes(
-    network: VolumeNetwork | UNet2DModel,
+    network: WindowNetwork | SliceNetwork,
     requests: Iterable[VolumeRequest],
     schedule: Schedule,
     spec: SampleSpec,
-    n: int,
     device: torch.device,
     on_windows: Callable[[int], None] = lambda _: None,
 ) -> Iterator[tuple[str, Tensor]]:
     """Draw volumes window by window (section 3.3); yields (name, latents (Z, c, h, w) on the CPU) as they finish.
 
-    At most `spec.batch` volumes are in flight, so memory does not grow with the number of requests. A batch that does
-    not fit into the device's memory is halved and drawn again, to the same result. Raises ValueError when the network
-    was built for windows of another n, which would mix the slices of different windows, and Gem3dError where not
-    even one window fits.
+    A volume is taken in flight where a batch of `spec.batch` windows has room for it, so memory does not grow with the
+    number of requests. A batch that does not fit into the device's memory is halved and drawn again, to the same
+    result. Raises Gem3dError where not even one window fits.
     """
-    if isinstance(network, VolumeNetwork) and network.slots.n != n:
-        raise ValueError(f"windows of n={n} slices for a volume network of n={network.slots.n}")
-    network.to(memory_format=torch.channels_last)  # in which convolutions are fastest
+    network.to(memory_format=network.layout)
     queue = iter(requests)
     flying: list[_Volume] = []
     batch = spec.batch
     while True:
-        while len(flying) < batch and (request := next(queue, None)) is not None:
-            flying.append(_Volume(request, n, spec))
+        jobs = [(volume, k) for volume in flying for k in volume.ready()]
+        while len(jobs) < batch and (request := next(queue, None)) is not None:
+            flying.append(_Volume(request, network.facts.condition, spec))
+            jobs += [(flying[-1], k) for k in flying[-1].ready()]
         if not flying:
             return
 
-        jobs = [(volume, k) for volume in flying for k in volume.ready()][:batch]
+        jobs = jobs[:batch]
         try:
-            windows = _draw(network, _filled_up(jobs, network, batch), schedule, spec, n, device)[: len(jobs)]
-        except torch.OutOfMemoryError as error:
+            windows = _draw(network, _filled_up(jobs, network, batch), schedule, spec, device)[: len(jobs)]
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             batch = _halved(batch if _is_fixed(network) else len(jobs), device, error)
             continue
         for (volume, k), drawn in zip(jobs, windows, strict=True):
@@ -104,75 +104,97 @@ def sample_volumes(
 
         for volume in [v for v in flying if not v.waiting]:
             flying.remove(volume)
-            yield volume.request.name, volume.latents[: volume.Z]
+            yield volume.request.name, volume.latents
 
 
 def _filled_up(
-    jobs: list[tuple[_Volume, int]], network: VolumeNetwork | UNet2DModel, batch: int
+    jobs: list[tuple[_Volume, int]], network: WindowNetwork | SliceNetwork, batch: int
 ) -> list[tuple[_Volume, int]]:
     """The jobs, for a network that takes batches of one size only with the last one repeated up to it."""
     return jobs + [jobs[-1]] * (batch - len(jobs)) if _is_fixed(network) else jobs
 
 
-def _is_fixed(network: VolumeNetwork | UNet2DModel) -> bool:
-    return isinstance(network, VolumeNetwork) and network.fixed_batch
+def _is_fixed(network: WindowNetwork | SliceNetwork) -> bool:
+    return isinstance(network, WindowNetwork) and network.fixed_batch
 
 
-def _halved(batch: int, device: torch.device, error: torch.OutOfMemoryError) -> int:
+def _halved(batch: int, device: torch.device, error: RuntimeError) -> int:
     if batch == 1:
         raise Gem3dError(
             f"one window does not fit into the memory of {device} ({error}): use a smaller network or "
             "slice_size, or a device with more memory"
         ) from error
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    give_back(device)
     return batch // 2
 
 
 def _draw(
-    network: VolumeNetwork | UNet2DModel,
+    network: WindowNetwork | SliceNetwork,
     jobs: list[tuple[_Volume, int]],
     schedule: Schedule,
     spec: SampleSpec,
-    n: int,
     device: torch.device,
 ) -> Tensor:
     """Denoise one batch of windows -> (b, n, c, h, w) on the CPU."""
-    windows = [volume.plan[k] for volume, k in jobs]
+    windows = [(volume, volume.plan[k]) for volume, k in jobs]
+    n = network.facts.window
     shape = (n, *jobs[0][0].request.informed.shape)
-    generators = [generator(v.request.seed, "window", w.start) for (v, _), w in zip(jobs, windows, strict=True)]
+    generators = [_generator(volume.request.seed, window) for volume, window in windows]
 
     def noise() -> Tensor:
         return fold(normal(shape, generators, device))
 
-    informed = torch.stack([_informed(volume, window) for (volume, _), window in zip(jobs, windows, strict=True)])
-    conditions = Conditions(
-        mask=fold(
-            torch.stack([volume.condition[w.start : w.start + n] for (volume, _), w in zip(jobs, windows, strict=True)])
-        ).to(device),
-        informed=informed.repeat_interleave(n, dim=0).to(device),
-        offset=torch.tensor([o for w in windows for o in w.offsets()], dtype=torch.float32, device=device),
+    def pin_noise() -> Tensor:
+        """For the known slots of every window, by its own generator: the others need none."""
+        drawn = torch.zeros(len(windows), *shape)
+        for slots, rng, (_, window) in zip(drawn, generators, windows, strict=True):
+            slots[list(window.known)] = torch.randn(len(window.known), *shape[1:], generator=rng)
+        return fold(drawn).to(device)
+
+    finished = Pinned(
+        clean=fold(torch.stack([volume.latents[w.slices(volume.Z)] for volume, w in windows])).to(device),
+        mask=torch.tensor([k in w.known for _, w in windows for k in range(n)], device=device),
     )
-    pinned = Pinned(
-        clean=fold(
-            torch.stack([volume.latents[w.start : w.start + n] for (volume, _), w in zip(jobs, windows, strict=True)])
-        ).to(device),
-        mask=torch.tensor([k in w.known for w in windows for k in range(n)], device=device),
+    conditions = _conditions(
+        windows, network.facts.condition, finished if spec.continuation == "known" else None, device
     )
-    denoise = denoiser(predict_slices(network, conditions), schedule, spec.precision, device)
-    drawn = solve(denoise, _first_noise(jobs, shape, device), schedule, spec, noise, pinned)
+    first = _first_noise(windows, shape, device)
+    pinned = finished if spec.continuation in {"repaint", "known"} else nothing_pinned(first)
+    predict = guided(network, conditions, spec.mask_guidance, spec.informed_guidance)
+    denoise = denoiser(predict, schedule, spec.precision, device)
+    drawn = solve(denoise, first, schedule, spec, noise, pinned, pin_noise)
     return rearrange(drawn, "(b n) c h w -> b n c h w", n=n).cpu()
 
 
-def _first_noise(jobs: list[tuple[_Volume, int]], shape: tuple[int, ...], device: torch.device) -> Tensor:
+def _conditions(
+    windows: list[tuple[_Volume, Window]], spec: ConditionSpec, known: Pinned | None, device: torch.device
+) -> Conditions:
+    """Of a batch of windows, folded."""
+    n = spec.window
+    informed = torch.stack([_informed(volume, window) for volume, window in windows]) if spec.informed else None
+    return Conditions(
+        mask=fold(torch.stack([v.request.condition[w.slices(v.Z)] for v, w in windows])).to(device),
+        informed=None if informed is None else informed.repeat_interleave(n, dim=0).to(device),
+        offset=torch.tensor([o for _, w in windows for o in w.offsets()], dtype=torch.float32, device=device),
+        stride=torch.tensor([w.stride for _, w in windows for _ in range(n)], dtype=torch.float32, device=device),
+        known=known,
+    )
+
+
+def _generator(seed: int, window: Window) -> torch.Generator:
+    """Of all noise of a window but what it begins with."""
+    return generator(seed, "window", window.start, *([window.stride] if window.stride > 1 else []))
+
+
+def _first_noise(windows: list[tuple[_Volume, Window]], shape: tuple[int, ...], device: torch.device) -> Tensor:
     """Where the solver begins, ((b n) c h w): the noise of a slice does not depend on the window that draws it."""
-    slices = [(v.request.seed, v.plan[k].start + slot) for v, k in jobs for slot in range(shape[0])]
+    slices = [(v.request.seed, w.start + slot * w.stride) for v, w in windows for slot in range(shape[0])]
     return normal(shape[1:], [generator(seed, "first", z) for seed, z in slices], device)
 
 
 def _informed(volume: _Volume, window: Window) -> Tensor:
-    """The first window follows the request's informed slice, the others the finished slice at their edge."""
-    return volume.request.informed if window.after is None else volume.latents[window.informed]
+    """The informed slice that was given, or a finished slice."""
+    return volume.request.informed if window.given else volume.latents[window.informed]
 
 
 def sample_slices(
@@ -200,6 +222,6 @@ def _slice_noise(seeds: list[int], shape: tuple[int, int, int], device: torch.de
     return lambda: normal(shape, generators, device)
 
 
-def count_windows(depths: Iterable[int], n: int, spec: SampleSpec) -> int:
+def count_windows(depths: Iterable[int], condition: ConditionSpec, spec: SampleSpec) -> int:
     """Windows that volumes of the given numbers of slices take, started in their middle."""
-    return sum(len(plan_windows(Z, n, spec.overlap, Z // 2, spec.first_window)) for Z in depths)
+    return sum(len(plan_volume(Z, condition, Z // 2, spec)) for Z in depths)

@@ -32,9 +32,11 @@ class Schedule:
         return _like(self.alpha(t), x0) * x0 + _like(self.sigma(t), x0) * eps
 
     def target(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """What the network should return: eps, or v = alpha eps - sigma x_0."""
+        """What the network should return: eps, v = alpha eps - sigma x_0, or x_0."""
         if self.spec.prediction == "epsilon":
             return eps
+        if self.spec.prediction == "sample":
+            return x0
         return _like(self.alpha(t), x0) * eps - _like(self.sigma(t), x0) * x0
 
     def to_x0(self, x: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
@@ -42,6 +44,8 @@ class Schedule:
         alpha, sigma = _like(self.alpha(t), x), _like(self.sigma(t), x)
         if self.spec.prediction == "epsilon":
             return (x - sigma * prediction) / alpha
+        if self.spec.prediction == "sample":
+            return prediction
         return alpha * x - sigma * prediction
 
     def weight(self, t: Tensor) -> Tensor:
@@ -57,6 +61,8 @@ class Schedule:
         clamped = snr.clamp_max(self.spec.gamma)
         if self.spec.prediction == "epsilon":
             return (clamped / snr.clamp_min(1e-12)).float()
+        if self.spec.prediction == "sample":
+            return clamped.float()
         return ((clamped + 1) / (snr + 1)).float()
 
     def timesteps(self, steps: int) -> list[int]:

@@ -4,6 +4,7 @@ Letters and numbers follow the paper (section 3, Appendix A); each field says wh
 """
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 Precision = Literal["fp32", "bf16", "auto"]
@@ -12,6 +13,20 @@ Precision = Literal["fp32", "bf16", "auto"]
 FirstWindow = Literal["at_start", "fewest"]
 """Where a volume's first window lies: at_start begins it at the start slice [paper]; fewest lays it around the start
 slice so that the fewest windows follow."""
+
+Injection = Literal["concat", "controlnet", "cross_attention"]
+"""How conditions reach the network (Appendix C.3): concatenated to the noisy latent [paper]; through a condition branch
+that is trained together with the main one; mask concatenated and informed slice attended to, as tokens of an image
+encoder."""
+
+NetworkKind = Literal["slice", "volume", "whole", "position"]
+"""slice: 2D, one slice at a time; volume: that with volumetric layers, a window at a time; whole: 3D, all slices of a
+volume at once; position: 2D and mask-free, conditioned on a slice's position."""
+
+Continuation = Literal["repaint", "known", "informed", "none"]
+"""What a window takes over from finished ones: repaint pins the overlapped slices at every step [paper]; known gives
+them to a network that was trained with known slices; informed hands on the informed slice alone (Appendix C.1); none
+draws windows independently of each other (Make-A-Volume)."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +82,8 @@ class DiffusionSpec:
     T: int = 1000
     schedule: Literal["cosine", "scaled_linear"] = "cosine"
     """cosine ends at exactly zero SNR; scaled_linear is the release's, 0.00085 to 0.0120."""
-    prediction: Literal["v", "epsilon"] = "v"
+    prediction: Literal["v", "epsilon", "sample"] = "v"
+    """sample: the clean latent itself."""
     weighting: Literal["min_snr", "uniform"] = "min_snr"
     gamma: float = 5.0
     """Clamp of the min-SNR weight."""
@@ -96,14 +112,60 @@ class ConditionSpec:
 
     mask: Literal["one_hot", "codec"] = "one_hot"
     """one_hot: area fraction of every label at latent resolution; codec: the mask as a grey image, encoded [paper]."""
+    informed: bool = True
+    """An informed slice is among the conditions; without one the network is told of the mask alone (Make-A-Volume)."""
+    injection: Injection = "concat"
+    image_encoder: str = "efficientnet-lite0"
+    """injection=cross_attention: whose tokens stand for the informed slice; efficientnet-lite0, which comes with a
+    package, or a folder or hub id of a CLIP vision model [paper]."""
     slice_offset: bool = True
     """Embed the signed distance, in slices, from the informed slice."""
     window: int = 16
     """n, slices of a window [paper]."""
+    known: bool = False
+    """Train stage 2 with finished slices in the window, which it sees clean and is told of."""
+    strides: tuple[int, ...] = (1,)
+    """Slices between two slots of a window, drawn in training; each divides the next, and the first is 1. More than
+    one are embedded, and let `resample.plan=keyframes` draw coarse slices first."""
+    drop_mask: float = 0.0
+    """Probability that a training window is told of no mask, for guidance."""
+    drop_informed: float = 0.0
+    """Probability that it is told of no informed slice."""
 
     def __post_init__(self) -> None:
         if self.window < 2:
             raise ValueError(f"window={self.window}: at least 2, a slice to start from and one to draw")
+        if self.strides[:1] != (1,) or any(b % a or a == b for a, b in pairwise(self.strides)):
+            raise ValueError(f"strides={self.strides}: expected 1 and then multiples of the one before, such as 1, 3")
+        for name in ("drop_mask", "drop_informed"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: a probability from 0 to below 1")
+        if not self.informed and (self.slice_offset or self.injection != "concat" or self.drop_informed):
+            raise ValueError(
+                f"informed=false leaves no slice for slice_offset={self.slice_offset}, injection={self.injection}, "
+                f"drop_informed={self.drop_informed}: expected false, concat and 0"
+            )
+
+    @property
+    def strided(self) -> bool:
+        """Whether windows have strides of their own."""
+        return len(self.strides) > 1
+
+
+@dataclass(frozen=True)
+class NetworkFacts:
+    """What has to be known to build a network again."""
+
+    kind: NetworkKind
+    unet: UNetSpec
+    latent_channels: int
+    mask_channels: int
+    condition: ConditionSpec
+
+    @property
+    def window(self) -> int:
+        """n, slices of a window."""
+        return self.condition.window
 
 
 @dataclass(frozen=True)
@@ -117,6 +179,8 @@ class TrainSpec:
     """Windows a step."""
     slices_per_window: int = 1
     """Stage 1: slices used of each window, each with its own t; `window` is the paper's."""
+    objective: Literal["diffusion", "adversarial"] = "diffusion"
+    """adversarial: of a whole network that draws in one step, an L1 distance and a discriminator's (Pix2Pix)."""
     learning_rate: float = 2e-4
     weight_decay: float = 0.01
     warmup: int = 100
@@ -153,10 +217,18 @@ class SampleSpec:
     """h, finished slices that a window starts from [paper: 1]."""
     first_window: FirstWindow = "fewest"
     """Of a volume: begun at the start slice (at_start) [paper], or laid around it where the fewest windows follow."""
+    continuation: Continuation = "repaint"
+    plan: Literal["chain", "keyframes"] = "chain"
+    """chain: window after window from the start slice outwards [paper]; keyframes: coarse slices first, then what lies
+    between them, all gaps at once."""
     resample: int = 1
     """RePaint: times that each step is taken; 1 is a single pass [paper]."""
+    mask_guidance: float = 1.0
+    """How far the prediction moves from that without any condition towards that with the mask; 1: no guidance."""
+    informed_guidance: float = 1.0
+    """How far it moves from that with the mask alone towards that with the informed slice too; 1: no guidance."""
     batch: int = 8
-    """Windows in one network call."""
+    """Windows in one network call, where no memory budget and no GPU's memory says how many fit."""
     precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
@@ -177,6 +249,8 @@ class InformedSpec:
 
     mode: Literal["cross", "generated"] = "cross"
     """cross: a slice of another patient at the same normalised position (IC); generated (IG)."""
+    donor: Literal["any", "outline"] = "any"
+    """cross: every patient alike [paper], or the patient, of several drawn, whose outline is most like the mask's."""
     start: tuple[float, float] = (0.0, 1.0)
     """Range of the normalised start position p, drawn uniformly."""
     sample: SampleSpec = field(default_factory=SampleSpec)

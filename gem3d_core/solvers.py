@@ -10,20 +10,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from gem3d_core.conditions import Pinned
 from gem3d_core.denoise import Denoise
 from gem3d_core.schedule import Schedule
 from gem3d_core.settings import SampleSpec
 
 Noise = Callable[[], Tensor]
 """Fresh standard normal noise of the shape of x."""
-
-
-@dataclass(frozen=True)
-class Pinned:
-    """Slots that are known: `clean` (N, c, h, w) where `mask` (N,) is true, anything elsewhere."""
-
-    clean: Tensor
-    mask: Tensor
 
 
 @dataclass(frozen=True)
@@ -34,18 +27,28 @@ class Previous:
     x0: Tensor
 
 
-def solve(denoise: Denoise, x: Tensor, schedule: Schedule, spec: SampleSpec, noise: Noise, pinned: Pinned) -> Tensor:
+def solve(
+    denoise: Denoise,
+    x: Tensor,
+    schedule: Schedule,
+    spec: SampleSpec,
+    noise: Noise,
+    pinned: Pinned,
+    pin_noise: Noise | None = None,
+) -> Tensor:
     """Denoise x (N, c, h, w) from the last timestep to clean data (Algorithm 1, lines 8-16).
 
     RePaint: before every call the pinned slots are overwritten with their clean latents at the noise level that
     the sample is at, and at the end with the clean latents themselves. With spec.resample > 1 every step is taken
     that often, going back up in noise in between, so that the free slots settle with the pinned ones.
+
+    pin_noise: for pinned slots, anything elsewhere; none: `noise` gives it too.
     """
     times = [*schedule.timesteps(spec.steps), -1]
     previous: Previous | None = None
     for t, s in pairwise(times):
         for attempt in range(spec.resample):
-            x = pin(x, pinned, schedule, t, noise)
+            x = pin(x, pinned, schedule, t, pin_noise or noise)
             x0 = denoise(x, torch.full((len(x),), t, device=x.device))
             x0 = torch.where(_rows(pinned.mask, x), pinned.clean, x0)
             if spec.solver == "ddim":
@@ -65,8 +68,7 @@ def solve(denoise: Denoise, x: Tensor, schedule: Schedule, spec: SampleSpec, noi
 def pin(x: Tensor, pinned: Pinned, schedule: Schedule, t: int, noise: Noise) -> Tensor:
     """Known slots at exactly the noise level of timestep t: sqrt(abar_t) o_0 + sqrt(1 - abar_t) eps.
 
-    Noise is taken whether or not a slot is known: else a window without one would find its generator elsewhere
-    when it shares a batch with a window that has some.
+    Noise is taken whether or not a slot is known, so that a generator stands where it would without known slots.
     """
     alpha, sigma = _levels(schedule, t, x)
     return torch.where(_rows(pinned.mask, x), alpha * pinned.clean + sigma * noise(), x)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeGuard
+from typing import TypeGuard, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,16 @@ from gem3d_core.errors import BadInput
 from gem3d_core.prepare_spec import SplitSpec
 
 EVERY = 5
+
+
+T = TypeVar("T")
+
+
+def evenly(items: Sequence[T], limit: int | None) -> list[T]:
+    """At most `limit` items, evenly spaced over all of them; none: all."""
+    if limit is None or len(items) <= limit:
+        return list(items)
+    return [items[k * len(items) // limit] for k in range(limit)]
 
 
 @dataclass(frozen=True)

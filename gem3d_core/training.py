@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +17,21 @@ from torch import Tensor, nn
 from gem3d_core.checkpoints import load_checkpoint, optimiser_tensors, restore_optimiser, save_checkpoint
 from gem3d_core.denoise import Predict, autocast
 from gem3d_core.errors import Gem3dError
+from gem3d_core.memory import give_back, is_out_of_memory
 from gem3d_core.ranks import ALONE, Ranks
 from gem3d_core.schedule import Schedule
 from gem3d_core.settings import TrainSpec
 from gem3d_core.stopping import Interrupted, terminated
+
+
+class Judge(Protocol):
+    """A discriminator that is told the conditions of a piece of a batch."""
+
+    def learning(self, x: Tensor) -> Tensor:
+        """What it says of clean latents (N, c, h, w), for its own learning."""
+
+    def fixed(self, x: Tensor) -> Tensor:
+        """The same, for the learning of who drew them."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +46,16 @@ class Example:
     names: tuple[str, ...]
     emphasis: Tensor | None = None
     """Weight of each latent channel's squared error, (c,); none: all alike."""
+    drawn: Tensor | None = None
+    """Slices that count (N,) bool; the others are known. None: all."""
+    judge: Judge | None = None
+    """Where one is trained too."""
     share: float = 1.0
     """Of the batch; those of its pieces add up to 1."""
 
 
+Loss = Callable[[Example], Tensor]
+"""A scalar of a piece of a batch."""
 Draw = Callable[[torch.Generator], Iterable[Example]]
 """Draws the next batch, taking all randomness from the generator; its pieces are computed one after the other."""
 
@@ -59,39 +77,45 @@ def diffusion_loss(example: Example, schedule: Schedule) -> Tensor:
     error = (example.predict(x_t, t).float() - schedule.target(x0, eps, t)).square()
     if example.emphasis is not None:
         error = error * example.emphasis[:, None, None]
-    return (schedule.weight(t) * error.mean(dim=(1, 2, 3))).mean()
+    weight = schedule.weight(t)
+    if example.drawn is not None:
+        weight = weight * example.drawn
+    return (weight * error.mean(dim=(1, 2, 3))).mean()
 
 
 def train(
     network: nn.Module,
     parameters: Mapping[str, nn.Parameter],
     draw: Draw,
-    schedule: Schedule,
+    loss: Loss,
     spec: TrainSpec,
     seed: int,
     folder: Path,
     device: torch.device,
     on_step: Callable[[int, float], None] = lambda _step, _loss: None,
     ranks: Ranks = ALONE,
+    divide: Callable[[], bool] = lambda: False,
 ) -> Trained:
     """Train `parameters` of `network` for spec.steps, going on from the newest checkpoint in `folder`.
 
     Only the given parameters hold gradients. Of several ranks the first writes checkpoints and calls `on_step`.
-    Raises Gem3dError when loss or gradient is not finite, naming step and batch, and Interrupted after SIGTERM, once
-    a checkpoint is written.
+    divide: called where a batch does not fit into memory; makes `draw` give smaller pieces, or returns False.
+
+    Raises Gem3dError when loss or gradient is not finite, naming step and batch, or when no piece is small enough, and
+    Interrupted after SIGTERM, once a checkpoint is written.
     """
     network.requires_grad_(False).train().to(device)
     for parameter in parameters.values():
         parameter.requires_grad_(True)
-    run = _Run(parameters, spec, seed, ranks)
+    run = _Run(parameters, spec, seed, ranks, divide)
     resumed_at = run.restore(folder)
 
     began = time.monotonic()
     with terminated() as stop:
         for step in range(resumed_at, spec.steps):
-            loss = run.step(draw, schedule, device, step)
+            value = run.step(draw, loss, device, step)
             if ranks.first:
-                on_step(step + 1, loss)
+                on_step(step + 1, value)
             stopped = ranks.any(stop.is_set(), device)
             if ranks.first and (stopped or (step + 1) % spec.checkpoint_every == 0 or step + 1 == spec.steps):
                 run.save(folder, step + 1)
@@ -103,8 +127,16 @@ def train(
 class _Run:
     """Everything that changes during training."""
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], spec: TrainSpec, seed: int, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        spec: TrainSpec,
+        seed: int,
+        ranks: Ranks,
+        divide: Callable[[], bool],
+    ) -> None:
         self.parameters = parameters
+        self.divide = divide
         self.spec = spec
         self.ranks = ranks
         self.rng = torch.Generator().manual_seed(seed)
@@ -114,16 +146,9 @@ class _Run:
             parameters.values(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
         )
 
-    def step(self, draw: Draw, schedule: Schedule, device: torch.device, step: int) -> float:
+    def step(self, draw: Draw, loss: Loss, device: torch.device, step: int) -> float:
         """One optimiser step; returns the loss."""
-        self.optimiser.zero_grad(set_to_none=True)
-        value, names = 0.0, dict[str, None]()
-        for piece in draw(self.rng):
-            with autocast(self.spec.precision, device):
-                loss = piece.share * diffusion_loss(piece, schedule)
-            torch.autograd.backward(loss)
-            value += float(loss.detach())
-            names |= dict.fromkeys(piece.names)
+        value, names = self._gradients(draw, loss, device)
         value = self.ranks.mean(value, device)
         self._require_finite("the loss", value, step, names)
         self.ranks.average([p.grad for p in self.parameters.values() if p.grad is not None])
@@ -135,6 +160,32 @@ class _Run:
         self._average(step)
         self.losses.append(value)
         return value
+
+    def _gradients(self, draw: Draw, loss: Loss, device: torch.device) -> tuple[float, dict[str, None]]:
+        """Of one batch, with its loss and names; in smaller pieces from now on where they do not fit into memory."""
+        before = self.rng.get_state()
+        while True:
+            self.optimiser.zero_grad(set_to_none=True)
+            value, names = 0.0, dict[str, None]()
+            try:
+                for piece in draw(self.rng):
+                    with autocast(self.spec.precision, device):
+                        part = piece.share * loss(piece)
+                    torch.autograd.backward(part)
+                    value += float(part.detach())
+                    names |= dict.fromkeys(piece.names)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                if not self.divide():
+                    raise Gem3dError(
+                        f"the smallest piece of a training batch does not fit into the memory of {device} ({error}): "
+                        "use a smaller network or slice_size, or a device with more memory"
+                    ) from error
+                self.rng.set_state(before)
+                give_back(device)
+            else:
+                return value, names
 
     @staticmethod
     def _require_finite(what: str, value: float, step: int, names: Iterable[str]) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -9,25 +10,29 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from torch import nn
 
 from configs import Config, change, load
 from data_catalog import Artifact, Catalog
 from gem3d_core.bench.comparison import Comparison, Speed, largest_difference, summarise, yardstick
-from gem3d_core.bench.sampling import Measured, Method, Results, Score, measure, reference_method
+from gem3d_core.bench.sampling import Measured, Method, Results, Score, Scores, measure, reference_method
 from gem3d_core.bench.training import TrainingCase, TrainingComparison, compare_training
 from gem3d_core.checkpoints import load_facts
 from gem3d_core.costs import EFFICIENCY, network_cost, network_flops
+from gem3d_core.denoise import resolved
 from gem3d_core.errors import BadInput, NotAvailable
 from gem3d_core.files import atomic
+from gem3d_core.metrics.continuity import all_differences, border_ratio, smoothness_ratio
 from gem3d_core.metrics.features import load_lpips
 from gem3d_core.metrics.fidelity import lpips_distance, ms_ssim
 from gem3d_core.reference import STEPS
 from gem3d_core.resampling import Recipe, VolumeModel
 from gem3d_core.settings import SampleSpec
+from gem3d_core.split import evenly
 from tasks.code_version import code_version
 from tasks.configuration import configuration_of_model
-from tasks.fidelity import evenly, weights_folder
+from tasks.fidelity import weights_folder
 from tasks.inputs import Prepared, newest_volume_model, open_prepared, refs_behind
 from tasks.policy import accelerator
 from tasks.progress import Progress, open_progress
@@ -37,6 +42,8 @@ from tasks.volume_model import open_volume_model, sampler
 
 VOLUMES = 8
 """Test volumes where not all are asked for, with one seed."""
+TOGETHER = 8
+"""Volumes that are measured as a whole, because their windows share network calls."""
 SEEDS = 3
 """Where all test volumes are asked for."""
 
@@ -67,17 +74,21 @@ def bench_sampling(
 
     full: all test volumes with three seeds. Algorithm 1 is drawn to the letter for as many volumes as else, with one
     seed; for the others the fast path stands in at its settings, which draws the same volumes. overrides: settings of
-    `resample` and `runtime` in place of those that the model was made with. Every volume that is finished is kept in
-    the catalog's working folder until all are: after an interruption the same call goes on from there. Raises BadInput
+    `resample` and `runtime` in place of those that the model was made with. Volumes are drawn eight at a time; those
+    that are finished are kept in the catalog's working folder until all are, so that after an interruption the same
+    call goes on from there. Raises BadInput
     where there is no volume model, no test volume, or no such step.
     """
     subject = _subject(Catalog.open(address), model, overrides, full=full)
     _check_steps(subject.config, steps)
     with accelerator(subject.config) as device, open_progress("bench sampling") as progress:
         opened = open_volume_model(subject.catalog, subject.model.ref.full, subject.latents, subject.config, device)
-        ours, others = _methods(sampler(subject.config, opened), steps)
+        spec = sampler(subject.config, opened, min(TOGETHER, len(subject.cases)))
+        ours, others = _methods(replace(spec, precision=resolved(spec.precision, opened.device)), steps)
+        if subject.config.runtime.compile:
+            ours, others = (replace(ours, compiled=True), [replace(other, compiled=True) for other in others])
         reference = reference_method()
-        same = Method(replace(reference.spec, batch=ours.spec.batch))
+        same = replace(ours, spec=replace(reference.spec, batch=ours.spec.batch))
         others = [same, *others] if full else others
         score, missing = _score(subject, device)
         scratch = _scratch_key(subject, ours, missing, device)
@@ -128,6 +139,8 @@ def bench_training(profile: str, windows: int, steps: int) -> TrainingComparison
 def _subject(catalog: Catalog, model: str | None, overrides: Mapping[str, object], *, full: bool) -> _Subject:
     named = model or newest_volume_model(catalog)
     artifact = catalog.get(named)
+    if artifact.meta.get("network") != "volume":
+        raise BadInput(f"{artifact.ref} is no volume model, with which alone Algorithm 1 draws: name one")
     config = change(configuration_of_model(catalog, artifact.ref.full), overrides)
     data = refs_behind(catalog, artifact.ref.full)
     prepared = open_prepared(catalog, data.prepared)
@@ -160,7 +173,7 @@ def _scratch_key(subject: _Subject, ours: Method, missing: Mapping[str, str], de
         "model": subject.model.ref.full,
         "cases": subject.cases,
         "seeds": subject.seeds,
-        "resample": ours.spec,
+        "method": ours,
         "missing": sorted(missing),
         "code": code_version("gem3d_core.bench.sampling"),
         "device": _device_name(device),
@@ -183,10 +196,13 @@ def _score(subject: _Subject, device: str) -> tuple[Score, dict[str, str]]:
     except NotAvailable as reason:
         missing["LPIPS"] = str(reason)
 
-    def score(case: str, slices: np.ndarray) -> tuple[float, float | None]:
+    def score(case: str, slices: np.ndarray, borders: tuple[int, ...]) -> Scores:
         true, outline = prepared.image(case), prepared.outline(case)
         distance = None if network is None else lpips_distance(slices, true, network, outline)
-        return ms_ssim(slices, true, outline), distance
+        drawn, real = all_differences(slices), all_differences(true)
+        ratios = [ratio for ratio in smoothness_ratio(drawn, real).values() if ratio is not None]
+        smoothness = sum(ratios) / len(ratios) if ratios else math.nan
+        return Scores(ms_ssim(slices, true, outline), distance, border_ratio(drawn, borders), smoothness)
 
     return score, missing
 
@@ -203,15 +219,17 @@ def _measure_all(
     progress.total(len(files), "volumes drawn")
     for method in methods:
         for seed in subject.seeds:
-            waiting = [c for m, c, s in files if (m, s) == (method, seed) and not files[m, c, s].exists()]
-            if not waiting:
-                continue
-            recipes = partial(_recipes, subject.prepared, waiting, seed)
-            for case, measured in measure(model, method, recipes, score):
-                with atomic(files[method, case, seed]) as building:
-                    building.write_text(json.dumps(asdict(measured)))
+            cases = [c for m, c, s in files if (m, s) == (method, seed)]
+            for first in range(0, len(cases), TOGETHER):
+                together = cases[first : first + TOGETHER]
+                if all(files[method, case, seed].exists() for case in together):
+                    continue
+                recipes = partial(_recipes, subject.prepared, together, seed)
+                for case, measured in measure(model, method, recipes, score).items():
+                    with atomic(files[method, case, seed]) as building:
+                        building.write_text(json.dumps(asdict(measured)))
                 progress.at(sum(file.exists() for file in files.values()), method.name)
-    read = {key: Measured(**json.loads(file.read_text())) for key, file in files.items()}
+    read = {key: TypeAdapter(Measured).validate_json(file.read_text()) for key, file in files.items()}
     return {m: {(case, seed): one for (method, case, seed), one in read.items() if method == m} for m in methods}
 
 

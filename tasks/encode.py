@@ -13,6 +13,7 @@ from gem3d_core.conditions import condition_channels, encode_mask
 from gem3d_core.errors import NotAvailable
 from gem3d_core.files import atomic
 from gem3d_core.hub import find_kl
+from gem3d_core.kept import Kept
 from gem3d_core.kl_training import train_kl
 from gem3d_core.settings import ConditionSpec
 from tasks.inputs import Prepared, hash_folder, open_prepared
@@ -34,8 +35,9 @@ def encode(run: Run, prepared: str) -> StageResult:
     def make(work: Work) -> Product:
         opened = open_prepared(work.catalog, prepared)
         with accelerator(config) as device:
-            codec = _codec(work, opened, run, device)
-            return _encode_all(work, opened, codec, config.condition)
+            kept = Kept[np.ndarray](lambda image: image.nbytes)
+            codec = _codec(work, opened, run, device, kept)
+            return _encode_all(work, opened, codec, config.condition, kept)
 
     return run_stage(run, Stage("encode", __name__, "latents", run.name, settings, (prepared,), config.seed), make)
 
@@ -53,19 +55,19 @@ def _weights(run: Run) -> dict[str, str]:
         raise
 
 
-def _codec(work: Work, prepared: Prepared, run: Run, device: str) -> Codec:
+def _codec(work: Work, prepared: Prepared, run: Run, device: str, kept: Kept[np.ndarray]) -> Codec:
     folder = work.folder / "codec"
     if not folder.exists():
         with atomic(folder) as building:
-            _fit(work, prepared, run, device).save(building)
+            _fit(work, prepared, run, device, kept).save(building)
     return load_codec(folder, device)
 
 
-def _fit(work: Work, prepared: Prepared, run: Run, device: str) -> Codec:
+def _fit(work: Work, prepared: Prepared, run: Run, device: str, kept: Kept[np.ndarray]) -> Codec:
     """The codec that the configuration asks for; slices are read only where it is fitted on them."""
     spec, seed = run.config.codec, run.config.seed
     if spec.kind == "haar":
-        return fit_haar(spec, _sample(prepared))
+        return fit_haar(spec, _sample(prepared, kept))
     if spec.weights != "train":
         return open_kl(find_kl(spec.weights, download=True))
 
@@ -73,17 +75,24 @@ def _fit(work: Work, prepared: Prepared, run: Run, device: str) -> Codec:
         work.progress.at(step, f"loss {loss:.4f}")
 
     work.progress.total(spec.train_steps, "codec steps")
-    return train_kl(spec, _sample(prepared), seed, work.folder / "codec-checkpoints", device, show)
+    return train_kl(spec, _sample(prepared, kept), seed, work.folder / "codec-checkpoints", device, show)
 
 
-def _sample(prepared: Prepared) -> torch.Tensor:
+def _sample(prepared: Prepared, kept: Kept[np.ndarray]) -> torch.Tensor:
     """Evenly spaced training slices (N, H, W)."""
     total = sum(prepared.cases[case].depth for case in prepared.train)
     step = max(1, total // FIT_SLICES)
-    return torch.from_numpy(np.concatenate([prepared.image(case)[::step] for case in prepared.train]))
+    chosen = []
+    for case in prepared.train:
+        image = prepared.image(case)
+        chosen.append(image[::step].copy())
+        kept.put(case, image)
+    return torch.from_numpy(np.concatenate(chosen))
 
 
-def _encode_all(work: Work, prepared: Prepared, codec: Codec, condition: ConditionSpec) -> Product:
+def _encode_all(
+    work: Work, prepared: Prepared, codec: Codec, condition: ConditionSpec, kept: Kept[np.ndarray]
+) -> Product:
     import pandas as pd
 
     labels = tuple(cast("list[int]", prepared.artifact.meta["label_ids"]))
@@ -93,7 +102,10 @@ def _encode_all(work: Work, prepared: Prepared, codec: Codec, condition: Conditi
     for done, case in enumerate(sorted(prepared.cases), start=1):
         path = work.folder / f"{case}.safetensors"
         if not path.exists():
-            _encode_case(path, prepared, codec, condition, labels, case)
+            image = kept.take(case)
+            _encode_case(
+                path, prepared, codec, condition, labels, case, prepared.image(case) if image is None else image
+            )
         files[f"latents/{case}.safetensors"] = path
         rows.append({"case": case, "train": prepared.cases[case].train, "psnr_db": _psnr(path)})
         work.progress.at(done)
@@ -111,9 +123,15 @@ def _encode_all(work: Work, prepared: Prepared, codec: Codec, condition: Conditi
 
 
 def _encode_case(
-    path: Path, prepared: Prepared, codec: Codec, condition: ConditionSpec, labels: tuple[int, ...], case: str
+    path: Path,
+    prepared: Prepared,
+    codec: Codec,
+    condition: ConditionSpec,
+    labels: tuple[int, ...],
+    case: str,
+    slices: np.ndarray,
 ) -> None:
-    image, mask, outline = (torch.from_numpy(read(case)) for read in (prepared.image, prepared.mask, prepared.outline))
+    image, mask, outline = (torch.from_numpy(x) for x in (slices, prepared.mask(case), prepared.outline(case)))
     latents = codec.encode(image).contiguous()
     tensors = {"image": latents, "condition": encode_mask(condition, codec, labels, mask, outline).contiguous()}
     with atomic(path) as building:

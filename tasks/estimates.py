@@ -9,12 +9,22 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from configs import Config
-from gem3d_core.checkpoints import NetworkFacts
 from gem3d_core.codec import PAPER_LAYERS, PAPER_WIDTHS, trained_widths
-from gem3d_core.costs import Cost, codec_flops, network_cost, network_flops, step_bytes
+from gem3d_core.costs import (
+    Cost,
+    codec_flops,
+    drawing_peak,
+    network_cost,
+    network_flops,
+    plan_training,
+    training_peak,
+    training_units,
+)
+from gem3d_core.denoise import guidance_calls
 from gem3d_core.kl_training import BATCH as KL_BATCH
 from gem3d_core.memory import OVERHEAD
-from gem3d_core.settings import UNetSpec
+from gem3d_core.models import TrainingPlan
+from gem3d_core.settings import NetworkFacts, NetworkKind, TrainSpec, UNetSpec
 from tasks.stage import StageName
 from tasks.workload import Load
 
@@ -44,10 +54,6 @@ COPIES = 12
 """Float32 copies of the largest volume that a stage holds at once, about."""
 
 
-BUDGETED = ("train-slices", "tune-volume", "train-informed", "resample")
-"""Stages that keep to a memory budget."""
-
-
 @dataclass(frozen=True)
 class Estimate:
     """What a stage would do; seconds and GiB are about, and None where there is no basis for one."""
@@ -60,12 +66,10 @@ class Estimate:
 
 def estimate(stage: StageName, load: Load) -> Estimate:
     """What one stage would do with all that there is."""
-    told, budget = _estimated(stage, load), load.config.runtime.memory_bytes
+    told = _estimated(stage, load)
     if told.seconds is not None and math.isnan(told.seconds):  # a GPU that is not here
-        told = replace(told, seconds=None)
-    if budget is None or told.memory_gib is None or stage not in BUDGETED:
-        return told
-    return replace(told, memory_gib=min(told.memory_gib, budget / 2**30))
+        return replace(told, seconds=None)
+    return told
 
 
 def _estimated(stage: StageName, load: Load) -> Estimate:
@@ -112,9 +116,15 @@ def _encoding(load: Load) -> Estimate:
 
 def _codec_flops(config: Config) -> tuple[float, float]:
     """Operations of encoding and of decoding one slice; one that others trained is taken to be of the paper's size."""
-    trained = config.codec.weights == "train"
-    widths, layers = (trained_widths(config.codec), 1) if trained else (PAPER_WIDTHS, PAPER_LAYERS)
+    widths, layers = _codec_shape(config) or (PAPER_WIDTHS, PAPER_LAYERS)
     return codec_flops(widths, layers, config.prepare.slice_size)
+
+
+def _codec_shape(config: Config) -> tuple[tuple[int, ...], int] | None:
+    """Widths and layers of the autoencoder; none where there is none."""
+    if config.codec.kind == "haar":
+        return None
+    return (trained_widths(config.codec), 1) if config.codec.weights == "train" else (PAPER_WIDTHS, PAPER_LAYERS)
 
 
 def _held(load: Load) -> float:
@@ -124,26 +134,36 @@ def _held(load: Load) -> float:
 
 
 def _training(stage: StageName, load: Load) -> Estimate:
-    config, n = load.config, load.config.condition.window
-    spec, kind, unet = {
+    config = load.config
+    whole: NetworkKind = "whole" if config.generator == "whole" else "volume"
+    trained: dict[str, tuple[TrainSpec, NetworkKind, UNetSpec]] = {
         "train-slices": (config.train_slices, "slice", config.unet),
-        "tune-volume": (config.tune_volume, "volume", config.unet),
+        "tune-volume": (config.tune_volume, whole, config.unet),
         "train-informed": (config.train_informed, "position", config.position_unet),
-    }[stage]
-    slices = spec.batch * {"slice": min(spec.slices_per_window, n), "volume": n, "position": 1}[kind]
-    facts, size = _facts(load, kind, unet), _latent_size(config)
-    cost = network_cost(facts, slices, size)
+    }
+    spec, kind, unet = trained[stage]
+    facts, size, budget = _facts(load, kind, unet), _latent_size(config), config.runtime.memory_bytes
+    units, unit = training_units(facts, spec)
+    plan = TrainingPlan() if budget is None else plan_training(facts, units, unit, size, budget)
+    cost = network_cost(facts, units * unit, size)
+    peak = training_peak(facts, units // plan.pieces * unit, size, recompute=plan.recompute)
+    cut = f" in {plan.pieces} pieces" if plan.pieces > 1 else ""
+    again = ", activations computed again" if plan.recompute else ""
+    tight = "; more than the memory budget" if budget is not None and peak > budget else ""
+    operations = cost.forward_flops * (1 + BACKWARD + plan.recompute)
     return Estimate(
-        f"{spec.steps} steps of {slices} slices; {cost.parameters / 1e6:.1f} M parameters",
+        f"{spec.steps} steps of {units * unit} slices{cut}{again}; {cost.parameters / 1e6:.1f} M parameters{tight}",
         spec.steps,
-        spec.steps * cost.forward_flops * (1 + BACKWARD) / network_flops(config.runtime.device),
-        LIBRARIES + (cost.state_bytes + step_bytes(facts, slices, size)) / 2**30,
+        spec.steps * operations / network_flops(config.runtime.device),
+        peak / 2**30,
     )
 
 
 def _informed(load: Load) -> Estimate:
     """Donors' slices are picked; generated ones are drawn, one after the other in batches."""
     config = load.config
+    if not config.condition.informed:
+        return Estimate("none: the system has no informed slice", seconds=1.0 * config.factor)
     mode = config.informed.mode if load.patients > 1 else "generated"  # nobody else can be a donor
     work = f"{load.volumes} slices ({mode})"
     if mode == "cross":
@@ -156,20 +176,26 @@ def _informed(load: Load) -> Estimate:
 
 
 def _resampling(load: Load) -> Estimate:
-    calls, seconds, memory = _drawing(load, load.windows)
+    calls, seconds, memory = _drawing(load, load.volumes // max(1, load.config.factor), load.windows)
     return Estimate(f"{load.volumes} volumes, {load.windows} windows", calls, seconds, memory)
 
 
-def _drawing(load: Load, windows: int) -> tuple[int, float, float]:
-    """Network calls, seconds and GiB of drawing so many windows, and of decoding their slices."""
-    config, spec, n = load.config, load.config.resample, load.config.condition.window
-    cost = _cost(load, "volume", config.unet, n)
-    steps = (spec.steps - 1) * spec.resample + 1
+def _drawing(load: Load, volumes: int, windows: int) -> tuple[int, float, float]:
+    """Network calls, seconds and GiB of drawing so many windows, those of `volumes` together, and decoding them."""
+    config, spec, n = load.config, load.config.resample, load.drawn_under.window
+    facts, size, budget = _facts(load, config.generator, config.unet), _latent_size(config), config.runtime.memory_bytes
+    batch, peak = spec.batch, None
+    if budget is not None:
+        fitting, peak = drawing_peak(facts, _codec_shape(config), size, budget, 2 * volumes)
+        batch = fitting
+    cost = _cost(load, config.generator, config.unet, n)
+    steps = ((spec.steps - 1) * spec.resample + 1) * guidance_calls(spec)
     operations = windows * steps * cost.forward_flops
     if config.codec.kind == "kl":
         operations += windows * n * _codec_flops(config)[1]
     seconds = operations / network_flops(config.runtime.device)
-    return -(-windows // spec.batch) * steps, seconds, _inference(cost, spec.batch)
+    memory = _inference(cost, batch) if peak is None else peak / 2**30
+    return -(-windows // batch) * steps, seconds, memory
 
 
 def _inference(cost: Cost, batch: int) -> float:
@@ -183,7 +209,7 @@ def _evaluation(load: Load) -> Estimate:
     work, seconds, calls = "the report", PICTURES, 0
     if config.evaluate.fidelity:
         windows = load.paired_windows
-        calls, drawing, _ = _drawing(load, windows) if windows else (0, 0.0, 0.0)
+        calls, drawing, _ = _drawing(load, len(load.depths) - len(load.train), windows) if windows else (0, 0.0, 0.0)
         work, seconds = f"fidelity, {windows} windows", seconds + drawing + _fidelity_seconds(load)
     factors = config.evaluate.factors or range(1, config.factor + 1)
     if not config.evaluate.downstream or len(load.train) == len(load.depths):
@@ -232,15 +258,15 @@ def _patch(load: Load) -> int:
     return prod(min(side, round(sum(sizes) / len(sizes))) for sizes in zip(*shapes, strict=True))
 
 
-def _cost(load: Load, kind: str, unet: UNetSpec, slices: int) -> Cost:
+def _cost(load: Load, kind: NetworkKind, unet: UNetSpec, slices: int) -> Cost:
     return network_cost(_facts(load, kind, unet), slices, _latent_size(load.config))
 
 
-def _facts(load: Load, kind: str, unet: UNetSpec) -> NetworkFacts:
-    condition, codec = load.config.condition, load.config.codec
+def _facts(load: Load, kind: NetworkKind, unet: UNetSpec) -> NetworkFacts:
+    condition, codec = load.drawn_under, load.config.codec
     channels = 4**codec.levels if codec.kind == "haar" else KL_CHANNELS
     mask = load.labels + 1 if condition.mask == "one_hot" else channels
-    return NetworkFacts(kind, unet, channels, mask, condition.slice_offset, condition.window)
+    return NetworkFacts(kind, unet, channels, mask, condition)
 
 
 def _latent_size(config: Config) -> tuple[int, int]:

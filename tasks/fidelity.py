@@ -1,10 +1,10 @@
 """Stage 11, fidelity: FID in three planes, paired scores on test volumes, continuity, nearest training volume."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import nn
@@ -20,7 +20,9 @@ from gem3d_core.metrics.features import (
     radimagenet_resnet50,
 )
 from gem3d_core.metrics.fidelity import fid
+from gem3d_core.metrics.neighbours import NEIGHBOUR, kernel_distance, precision_recall
 from gem3d_core.metrics.privacy import nearest_distances
+from gem3d_core.split import evenly
 from tasks.fidelity_pictures import PICTURE_ROWS, draw_comparisons, draw_distances
 from tasks.fidelity_volumes import (
     HELD_OUT,
@@ -42,7 +44,6 @@ from tasks.volume_model import sampling_identity
 if TYPE_CHECKING:
     import pandas as pd
 
-T = TypeVar("T")
 
 SYNTHETIC, EDITED, PAIRED = "synthetic", "synthetic for edited masks", "test, paired"
 SETS = {"true": SYNTHETIC, "augmented": EDITED}
@@ -99,7 +100,8 @@ def fidelity(run: Run, data: DatasetRefs, volume_model: str, volumes: list[str])
             test = read_test(reading, prepared, paired, lpips, held_out, first)
             opened = (open_synthetic(work.catalog, *one, threads) for one in zip(repeats, rows, strict=True))
             drawn = read_drawn(reading, opened, train, of_volume, names)
-        values = _fid(reading, [*sets, *([HELD_OUT] if prepared.test else [])])
+        compared = [*sets, *([HELD_OUT] if prepared.test else [])]
+        values = [*_fid(reading, compared), *_neighbours(reading, compared)]
         values += [*_paired_scores(prepared.test, test), *_continuity(prepared.test, drawn, test)]
         distances = _distances(prepared, drawn, train, test)
         near = {of: distances.loc[distances["of"] == of, "distance"].to_numpy() for of in (SYNTHETIC, HELD_OUT)}
@@ -188,11 +190,19 @@ def _fid(reading: Reading, sets: list[str]) -> list[Value]:
     return values
 
 
-def evenly(items: Sequence[T], limit: int | None) -> list[T]:
-    """At most `limit` items, evenly spaced over all of them."""
-    if limit is None or len(items) <= limit:
-        return list(items)
-    return [items[k * len(items) // limit] for k in range(limit)]
+def _neighbours(reading: Reading, sets: list[str]) -> list[Value]:
+    """KID, precision and recall of the same sets on the same features, where there are slices enough."""
+    values = []
+    for of in sets:
+        for plane, sample in reading.samples.get(of, {}).items():
+            real, drawn = reading.samples[TRAINING][plane].vectors, sample.vectors
+            counts = (len(real), len(drawn))
+            if min(counts) <= NEIGHBOUR:
+                continue
+            precision, recall = precision_recall(real, drawn)
+            scores = {"KID": kernel_distance(real, drawn), "precision": precision, "recall": recall}
+            values += [Value(f"{metric} {plane}", of, "", score, *counts) for metric, score in scores.items()]
+    return values
 
 
 def _extractor(config: Config, device: str) -> Extractor:

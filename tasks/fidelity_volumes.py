@@ -12,11 +12,11 @@ from gem3d_core.metrics.fidelity import (
     Features,
     Moments,
     Plane,
-    feature_moments,
     lpips_distance,
-    merge_planes,
     ms_ssim,
+    slice_features,
 )
+from gem3d_core.metrics.neighbours import Sample
 from gem3d_core.metrics.privacy import on_grid
 from tasks.inputs import Prepared
 from tasks.progress import Progress
@@ -40,12 +40,18 @@ class Reading:
     features: Features | None
     moments: dict[str, dict[Plane, Moments]] = field(default_factory=dict)
     """Of the slices of each set."""
+    samples: dict[str, dict[Plane, Sample]] = field(default_factory=dict)
+    """Feature vectors of some slices of each set."""
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
     def see(self, volume: np.ndarray, outline: np.ndarray, of: str | None) -> Seen:
         """A volume (Z, H, W) in [-1, 1] with its outline; `of` is the set whose FID it counts for, none for no set."""
         if of is not None and self.features is not None:
-            found = feature_moments([(volume, outline)], self.features)
-            self.moments[of] = merge_planes(self.moments.get(of, {}), found)
+            moments, samples = self.moments.setdefault(of, {}), self.samples.setdefault(of, {})
+            for plane, vectors in slice_features(volume, outline, self.features):
+                found, kept = Moments.of(vectors), Sample.of(vectors, self.rng)
+                moments[plane] = moments[plane].merge(found) if plane in moments else found
+                samples[plane] = samples[plane].join(kept) if plane in samples else kept
         return Seen(on_grid(volume), all_differences(volume))
 
 

@@ -1,9 +1,9 @@
 """`--dry-run`: which stages would run, how much they hold, and about how long they take. Writes nothing."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import get_args
 
 from pydantic import BaseModel
 
@@ -20,7 +20,7 @@ from tasks.preprocess import preprocess
 from tasks.publish import publish
 from tasks.report import report
 from tasks.resample import resample
-from tasks.stage import Run, StageName, WouldRun
+from tasks.stage import Run, StageName, WouldRun, stages_of
 from tasks.train import train_informed, train_slices, tune_volume
 from tasks.workload import measure_load
 
@@ -80,7 +80,7 @@ def forecast(run: Run, folder: str, *, until: StageName | None = None, skip_bad:
     dataset = open_dataset(Path(folder), channel=data.channel, patient_pattern=data.patient_pattern)
     load = measure_load(dataset, run.config)
     cached = _cached(run.model_copy(update={"dry": True}), folder, skip_bad=skip_bad)
-    names = get_args(StageName)
+    names = stages_of(run.config)
     wanted = names[: names.index(until) + 1] if until else names
     stages = [StageForecast(name=name, cached=name in cached, **asdict(estimate(name, load))) for name in wanted]
     return Forecast(
@@ -97,43 +97,60 @@ def _cached(run: Run, folder: str, *, skip_bad: bool) -> set[str]:
     """Stages that the catalog holds, found as the stages themselves find them."""
     found: dict[str, list[str]] = {}
 
-    def look(stage: StageName, needs: tuple[StageName, ...], make: Callable[..., list[str]]) -> None:
-        if all(need in found for need in needs):
-            try:
-                found[stage] = make(*(found[need] for need in needs))
-            except WouldRun:
-                return
+    taken = stages_of(run.config)
+
+    def look(stage: StageName, needs: tuple[StageName, ...], make: Callable[[], list[str]]) -> None:
+        if stage in taken and all(need in found for need in needs if need in taken):
+            with suppress(WouldRun):
+                found[stage] = make()
+
+    def made(stage: StageName) -> str | None:
+        return found[stage][0] if stage in found else None
+
+    def drawing() -> str:
+        return found["train-slices" if run.config.generator == "slice" else "tune-volume"][0]
 
     def data() -> DatasetRefs:
         return DatasetRefs(source=found["ingest"][0], prepared=found["preprocess"][0], latents=found["encode"][0])
 
     repeats = range(run.config.factor)
     look("ingest", (), lambda: [ingest.fn(run, folder, skip_bad=skip_bad).ref])
-    look("preprocess", ("ingest",), lambda s: [preprocess.fn(run, s[0]).ref])
-    look("encode", ("preprocess",), lambda p: [encode.fn(run, p[0]).ref])
-    look("train-slices", ("encode",), lambda e: [train_slices.fn(run, e[0]).ref])
-    look("tune-volume", ("encode", "train-slices"), lambda e, m: [tune_volume.fn(run, e[0], m[0]).ref])
-    look("train-informed", ("encode",), lambda e: [train_informed.fn(run, e[0]).ref])
+    look("preprocess", ("ingest",), lambda: [preprocess.fn(run, found["ingest"][0]).ref])
+    look("encode", ("preprocess",), lambda: [encode.fn(run, found["preprocess"][0]).ref])
+    look("train-slices", ("encode",), lambda: [train_slices.fn(run, found["encode"][0]).ref])
+    look(
+        "tune-volume",
+        ("encode", "train-slices"),
+        lambda: [tune_volume.fn(run, found["encode"][0], made("train-slices")).ref],
+    )
+    look("train-informed", ("encode",), lambda: [train_informed.fn(run, found["encode"][0]).ref])
     look(
         "generate-informed-slices",
         ("encode", "train-informed"),
-        lambda _, m: [informed.fn(run, data(), m[0], r).ref for r in repeats],
+        lambda: [informed.fn(run, data(), made("train-informed"), r).ref for r in repeats],
     )
-    look("augment-masks", ("encode",), lambda _: [masks.fn(run, data(), r).ref for r in repeats])
+    look("augment-masks", ("encode",), lambda: [masks.fn(run, data(), r).ref for r in repeats])
     look(
         "resample",
-        ("tune-volume", "encode", "generate-informed-slices", "augment-masks"),
-        lambda v, _, i, m: [resample.fn(run, data(), v[0], i[r], m[r], r).ref for r in repeats],
+        ("tune-volume", "train-slices", "encode", "generate-informed-slices", "augment-masks"),
+        lambda: [
+            resample.fn(run, data(), drawing(), found["generate-informed-slices"][r], found["augment-masks"][r], r).ref
+            for r in repeats
+        ],
     )
-    look("publish", ("resample",), lambda v: [publish.fn(run, data(), v[: k + 1], k + 1).ref for k in repeats])
-    look("evaluate", ("publish",), lambda _: _evaluated(run, data(), found))
+    look(
+        "publish",
+        ("resample",),
+        lambda: [publish.fn(run, data(), found["resample"][: k + 1], k + 1).ref for k in repeats],
+    )
+    look("evaluate", ("publish",), lambda: _evaluated(run, data(), found, drawing()))
     return set(found)
 
 
-def _evaluated(run: Run, data: DatasetRefs, found: dict[str, list[str]]) -> list[str]:
+def _evaluated(run: Run, data: DatasetRefs, found: dict[str, list[str]], drawing: str) -> list[str]:
     """The metrics and the report, of which all stages before are there."""
-    models = [found[stage][0] for stage in ("train-slices", "tune-volume", "train-informed")]
-    made = [fidelity.fn(run, data, models[1], found["resample"]).ref] if run.config.evaluate.fidelity else []
+    models = [found[stage][0] for stage in ("train-slices", "tune-volume", "train-informed") if stage in found]
+    made = [fidelity.fn(run, data, drawing, found["resample"]).ref] if run.config.evaluate.fidelity else []
     arms = arms_of(run, data.prepared, found["publish"])
     made += [downstream.fn(run, data, arm, dataset).ref for arm, dataset in arms.items()]
     written = report.fn(run, data, models, found["resample"], found["publish"], made)

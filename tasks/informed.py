@@ -1,6 +1,6 @@
 """Stage 7: an informed slice for every mask of one repeat, cross-sampled (IC) or generated (IG)."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ from gem3d_core.models import load_network
 from gem3d_core.sampling import sample_slices
 from gem3d_core.schedule import make_schedule
 from gem3d_core.seeds import derive_seed, uniform
+from gem3d_core.split import evenly
 from gem3d_core.volumes import write_nifti
 from gem3d_core.windows import start_slice
 from tasks.inputs import DatasetRefs, Prepared, open_prepared
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+CANDIDATES = 8
+"""Donors that are drawn where the best outline is looked for."""
+COARSE = 64
+"""Pixels a side that outlines are compared on, at least where slices have as many."""
+
+
 @dataclass(frozen=True)
 class Draw:
     """Where the informed slice of one volume comes from; together with the models it can be drawn again."""
@@ -34,7 +41,7 @@ class Draw:
     variant: str
     """true or augmented mask."""
     mode: str
-    """cross or generated."""
+    """cross, generated or none."""
     p: float
     donor: str | None
     donor_slice: int | None
@@ -47,7 +54,10 @@ def variants(config: Config) -> tuple[str, ...]:
 
 
 def mode_of(prepared: Prepared, config: Config) -> str:
-    """How informed slices are made: as configured, but generated where no other patient can be a donor."""
+    """How informed slices are made: as configured, but generated where no other patient can be a donor, and not at all
+    for a system without them."""
+    if not config.condition.informed:
+        return "none"
     patients = {prepared.cases[case].patient for case in prepared.train}
     return config.informed.mode if len(patients) > 1 else "generated"
 
@@ -62,6 +72,8 @@ def informed(run: Run, data: DatasetRefs, informed_model: str | None, repeat: in
     settings = {
         "informed": config.informed,
         "variants": list(variants(config)),
+        "needed": config.condition.informed,
+        "count": config.masks.count,
         "diffusion": config.diffusion,
         "repeat": repeat,
     }
@@ -79,10 +91,13 @@ def informed(run: Run, data: DatasetRefs, informed_model: str | None, repeat: in
         prepared = open_prepared(work.catalog, data.prepared)
         mode = mode_of(prepared, config)
         draws = draw_sources(prepared, config, run.seed, repeat, mode)
-        slices = (
-            _cross(prepared, draws) if mode == "cross" else _generate(work, run, data.latents, informed_model, draws)
-        )
-        note = "" if mode == config.informed.mode else "one patient only: no other can be a donor, slices are generated"
+        make_slices = {
+            "cross": lambda: _cross(prepared, draws),
+            "generated": lambda: _generate(work, run, data.latents, informed_model, draws),
+            "none": lambda: _blank(prepared, draws),
+        }
+        slices, alone = make_slices[mode](), mode == "generated" != config.informed.mode
+        note = "one patient only: no other can be a donor, slices are generated" if alone else ""
         return _product(work, draws, slices, mode, note)
 
     return run_stage(run, stage, make)
@@ -91,14 +106,46 @@ def informed(run: Run, data: DatasetRefs, informed_model: str | None, repeat: in
 def draw_sources(prepared: Prepared, config: Config, seed: int, repeat: int, mode: str) -> list[Draw]:
     """Position, and for cross-sampling the donor, of every mask; each drawn by a seed of its own."""
     draws = []
-    for case in prepared.train:
+    for case in evenly(prepared.train, config.masks.count):
         for variant in variants(config):
             own = derive_seed(seed, "informed", repeat, case, variant)
             p = uniform(*config.informed.start, own, "p")
             donor = _donor(prepared, case, own) if mode == "cross" else None
             index = None if donor is None else start_slice(p, prepared.cases[donor].depth)
             draws.append(Draw(case, variant, mode, p, donor, index, own))
-    return draws
+    return _matched(prepared, draws) if mode == "cross" and config.informed.donor == "outline" else draws
+
+
+def _matched(prepared: Prepared, draws: list[Draw]) -> list[Draw]:
+    """Each with the one, of several donors drawn, whose outline covers the mask's best (after Appendix F.2)."""
+    candidates = [
+        [_donor(prepared, draw.case, derive_seed(draw.seed, "candidate", k)) for k in range(CANDIDATES)]
+        for draw in draws
+    ]
+    wanted = [(case, draw.p) for draw, donors in zip(draws, candidates, strict=True) for case in (draw.case, *donors)]
+    outlines = _outlines(prepared, wanted)
+    matched = []
+    for draw, donors in zip(draws, candidates, strict=True):
+        own = outlines[draw.case, draw.p]
+        best = max(donors, key=lambda donor: _overlap(own, outlines[donor, draw.p]))
+        matched.append(replace(draw, donor=best, donor_slice=start_slice(draw.p, prepared.cases[best].depth)))
+    return matched
+
+
+def _outlines(prepared: Prepared, wanted: list[tuple[str, float]]) -> dict[tuple[str, float], np.ndarray]:
+    """Outlines of cases at normalised positions, coarse; every case is read once."""
+    found = {}
+    for case in sorted({case for case, _ in wanted}):
+        outline = prepared.outline(case)
+        step = max(1, max(outline.shape[1:]) // COARSE)
+        for p in {p for name, p in wanted if name == case}:
+            found[case, p] = outline[start_slice(p, len(outline)), ::step, ::step].copy()
+    return found
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union; 0 for two empty slices."""
+    return float((a & b).sum() / max(1, (a | b).sum()))
 
 
 def _donor(prepared: Prepared, case: str, seed: int) -> str:
@@ -121,6 +168,11 @@ def _cross(prepared: Prepared, draws: list[Draw]) -> np.ndarray:
         image = prepared.image(donor)
         rows.update({i: image[d.donor_slice] for i, d in enumerate(draws) if d.donor == donor})
     return np.stack([rows[i] for i in range(len(draws))])
+
+
+def _blank(prepared: Prepared, draws: list[Draw]) -> np.ndarray:
+    """(N, H, W) of nothing: no one looks at them."""
+    return np.zeros((len(draws), *prepared.image(prepared.train[0]).shape[1:]), np.float32)
 
 
 def _generate(work: Work, run: Run, latents: str, model: str | None, draws: list[Draw]) -> np.ndarray:

@@ -15,6 +15,7 @@ from gem3d_core.ahead import ahead
 from gem3d_core.errors import BadInput
 from gem3d_core.geometry import Geometry
 from gem3d_core.intensity import IntensityMap
+from gem3d_core.kept import Kept
 from gem3d_core.nnunet import RawCase
 from gem3d_core.prepare_spec import Modality
 from gem3d_core.volumes import Volume, read_file, read_label, read_volume, whole_numbers
@@ -134,18 +135,29 @@ def open_source(catalog: Catalog, ref: str) -> Source:
 
 
 def newest_volume_model(catalog: Catalog) -> str:
-    """Reference to the volume model that was made last. Raises BadInput where there is none."""
+    """Reference to the model that was made last to draw volumes. Raises BadInput where there is none."""
     for artifact in catalog.ls("model"):
-        if artifact.meta.get("network") == "volume":
+        if artifact.meta.get("network") in {"volume", "whole"}:
             return artifact.ref.full
     raise BadInput(f"{catalog.address} holds no volume model: train one with `gem3d enhance`")
 
 
-def raw_cases(source: Source, names: Iterable[str], threads: int) -> Iterator[RawCase]:
-    """Cases as nnU-Net takes them, in order, read by several threads."""
+KeptCases = Kept[tuple[Volume, Volume]]
+"""Images and label maps of a source between two passes over it."""
+
+
+def keep_cases() -> KeptCases:
+    """Room for them."""
+    return Kept(lambda pair: pair[0].array.nbytes + pair[1].array.nbytes)
+
+
+def raw_cases(source: Source, names: Iterable[str], threads: int, kept: KeptCases | None = None) -> Iterator[RawCase]:
+    """Cases as nnU-Net takes them, in order, read by several threads and, where they are to be, kept."""
 
     def read(name: str) -> RawCase:
         image, label = source.cases[name].read_image(), source.cases[name].read_label()
+        if kept is not None:
+            kept.put(name, (image, label))
         return RawCase(name, image.array, image.affine, label.array)
 
     return ahead(read, names, threads)

@@ -1,14 +1,29 @@
 """What the stages after `encode` read of a `latents` artifact besides the latents themselves."""
 
-from safetensors import safe_open
+from pathlib import Path
 
-from data_catalog import Catalog
+from safetensors import safe_open
+from torch import Tensor
+
+from data_catalog import Artifact, Catalog
 from gem3d_core.codec import Codec, load_codec
 
 
 def open_codec(catalog: Catalog, latents: str, device: str = "cpu") -> Codec:
     """The codec that encoded them."""
-    return load_codec(catalog.view(catalog.get(latents), part="codec") / "codec", device)
+    return load_codec(codec_folder(catalog, latents), device)
+
+
+def codec_folder(catalog: Catalog, latents: str) -> Path:
+    """Where the codec lies, ready for `load_codec`."""
+    return catalog.view(catalog.get(latents), part="codec") / "codec"
+
+
+def stored_condition(catalog: Catalog, latents: Artifact, case: str) -> Tensor:
+    """Mask and outline of a case as stage 3 encoded them, (Z, m, h, w)."""
+    with safe_open(catalog.path(latents, f"latents/{case}.safetensors"), framework="pt") as tensors:
+        condition: Tensor = tensors.get_tensor("condition")
+    return condition
 
 
 def latent_shape(catalog: Catalog, latents: str) -> tuple[int, int, int]:

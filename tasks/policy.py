@@ -13,6 +13,7 @@ from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 
 from configs import Config
+from gem3d_core.errors import BadInput
 from tasks.gpu import gpu_slot
 
 P = ParamSpec("P")
@@ -34,10 +35,18 @@ def training_processes(config: Config, device: str, batch: int) -> int:
 
 @contextmanager
 def accelerator(config: Config) -> Iterator[str]:
-    """The torch device of a run, `cpu` or `cuda`; a GPU is held alone while the block runs."""
+    """The torch device of a run, `cpu` or `cuda`; a GPU is held alone while the block runs.
+
+    Raises BadInput where a GPU is asked for and none is here.
+    """
     import torch
 
     asked = config.runtime.device
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise BadInput(
+            f"runtime.device=cuda (profile {config.profile}): torch finds no GPU here; look at its driver, or give "
+            "--set runtime.device=cpu, on which a model of such a profile may take very long"
+        )
     device = ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
     if device == "cpu":
         yield device

@@ -15,7 +15,7 @@ from gem3d_core.files import atomic
 from gem3d_core.nnunet import Plans, plan, write_raw
 from gem3d_core.split import Split, split_cases
 from gem3d_core.volumes import write_nifti
-from tasks.inputs import Source, SourceCase, hash_file, open_source, raw_cases
+from tasks.inputs import KeptCases, Source, SourceCase, hash_file, keep_cases, open_source, raw_cases
 from tasks.policy import stage_task
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
 
@@ -42,8 +42,9 @@ def preprocess(run: Run, source: str) -> StageResult:
         split = split_cases(
             sorted(opened.cases), run.config.data.split, patients, quarantined=_quarantined(work, opened)
         )
-        plans = _plan(work, opened, split, run.config.runtime.threads)
-        _prepare_all(work, opened, plans, run.config)
+        kept = keep_cases()
+        plans = _plan(work, opened, split, run.config.runtime.threads, kept)
+        _prepare_all(work, opened, plans, run.config, kept)
         return _product(work, opened, split, plans)
 
     return run_stage(run, Stage("preprocess", __name__, "prepared", run.name, settings, (source,)), make)
@@ -57,7 +58,7 @@ def _quarantined(work: Work, source: Source) -> set[str]:
     return faulty | set(cast("list[str]", source.artifact.meta["left_out"]))
 
 
-def _plan(work: Work, source: Source, split: Split, processes: int) -> Plans:
+def _plan(work: Work, source: Source, split: Split, processes: int, kept: KeptCases) -> Plans:
     """nnU-Net's fingerprint and plan, which see the training cases only."""
     stored = work.folder / "plans.json"
     if stored.exists():
@@ -69,7 +70,7 @@ def _plan(work: Work, source: Source, split: Split, processes: int) -> Plans:
         workspace / "raw",
         PLANNING_ID,
         "Planning",
-        raw_cases(source, split.train, processes),
+        raw_cases(source, split.train, processes, kept),
         labels=labels,
         channel_name=source.channel,
         regions_class_order=source.regions_class_order,
@@ -81,14 +82,13 @@ def _plan(work: Work, source: Source, split: Split, processes: int) -> Plans:
     return plans
 
 
-def _prepare_all(work: Work, source: Source, plans: Plans, config: Config) -> None:
+def _prepare_all(work: Work, source: Source, plans: Plans, config: Config, kept: KeptCases) -> None:
     waiting = [case for name, case in sorted(source.cases.items()) if not _facts(work, name).exists()]
     work.progress.total(len(waiting), "cases prepared")
 
     def one(case: SourceCase) -> None:
-        prepared = prepare.prepare_case(
-            case.read_image(), case.read_label(), source.modality, plans.spacing, config.prepare
-        )
+        image, label = kept.take(case.case) or (case.read_image(), case.read_label())
+        prepared = prepare.prepare_case(image, label, source.modality, plans.spacing, config.prepare)
         _write_case(_facts(work, case.case).parent, prepared)
 
     with ThreadPoolExecutor(config.runtime.threads) as pool:

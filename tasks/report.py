@@ -15,7 +15,14 @@ from gem3d_core.metrics.fidelity import PLANES, Fid, Plane
 from gem3d_core.metrics.overlap import CaseOverlap, Overlap
 from gem3d_core.pictures import loss_curve
 from gem3d_core.report import Cell, Missing, Report, Stage, Table, write_report
-from gem3d_core.report_tables import continuity_table, downstream_table, fid_table, paired_table, privacy_table
+from gem3d_core.report_tables import (
+    continuity_table,
+    downstream_table,
+    fid_table,
+    neighbours_table,
+    paired_table,
+    privacy_table,
+)
 from tasks.configuration import as_yaml
 from tasks.downstream import MEAN
 from tasks.fidelity import BORDER, PAIRED, SYNTHETIC, Value
@@ -248,6 +255,7 @@ def _fidelity_tables(catalog: Catalog, run: Run, prepared: Prepared, measured: A
     no_test = Missing("there is no test split")
     return [
         fid_table(_fids(values) or {SYNTHETIC: missing["FID"]}, extractor=run.config.evaluate.features),
+        *_neighbours(values, run.config.evaluate.features),
         paired_table({PAIRED: tuple(missing.get(m) or _known(values, m, PAIRED) for m in ("MS-SSIM", "LPIPS"))}),  # type: ignore[dict-item]  # two of them
         continuity_table(
             {
@@ -266,6 +274,15 @@ def _fids(values: list[Value]) -> dict[str, dict[Plane, Fid]]:
             plane = cast("Plane", value.metric.removeprefix("FID "))
             fids.setdefault(value.of, {})[plane] = Fid(value.value, value.n_real, value.n_synthetic)
     return fids
+
+
+def _neighbours(values: list[Value], extractor: str) -> list[Table]:
+    """KID, precision and recall, where there are any."""
+    arms: dict[str, dict[str, float]] = {}
+    for value in values:
+        if value.metric.split(" ")[0] in {"KID", "precision", "recall"} and value.value is not None:
+            arms.setdefault(value.of, {})[value.metric] = value.value
+    return [neighbours_table(arms, extractor=extractor)] if arms else []
 
 
 def _of(values: list[Value], metric: str, of: str) -> list[float | None]:

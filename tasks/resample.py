@@ -33,6 +33,7 @@ from tasks.inputs import (
     read_rows,
     read_slices,
 )
+from tasks.latents import stored_condition
 from tasks.policy import accelerator, stage_task
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
 from tasks.volume_model import open_volume_model, sampler, sampling_identity
@@ -70,6 +71,7 @@ class _Inputs:
     catalog: Catalog
     source: Source
     prepared: Prepared
+    latents: Artifact
     masks: Artifact | None
     """Edited masks; none where only true ones are used."""
 
@@ -127,7 +129,8 @@ def resample(run: Run, data: DatasetRefs, volume_model: str, informed: str, mask
     def make(work: Work) -> Product:
         prepared = open_prepared(work.catalog, data.prepared)
         source = open_source(work.catalog, data.source)
-        inputs = _Inputs(work.catalog, source, prepared, work.catalog.get(edited) if edited else None)
+        latents = work.catalog.get(data.latents)
+        inputs = _Inputs(work.catalog, source, prepared, latents, work.catalog.get(edited) if edited else None)
         entries, given_up = _entries(inputs, work.catalog.get(informed), repeat)
         if not entries:
             raise BadInput(f"no mask is left to draw a volume for: every edit was given up ({'; '.join(given_up[:3])})")
@@ -168,8 +171,8 @@ def _edits(inputs: _Inputs) -> dict[str, dict[str, object]]:
 def _draw_all(work: Work, model: VolumeModel, inputs: _Inputs, entries: list[_Entry], run: Run, repeat: int) -> None:
     """Draw what is not finished yet; volumes are restored and written by other threads meanwhile."""
     waiting = {entry.name: entry for entry in entries if not (work.folder / entry.name / "facts.json").exists()}
-    spec = sampler(run.config, model)
-    windows = count_windows([e.geometry.grid_shape[2] for e in waiting.values()], model.condition.window, spec)
+    spec = sampler(run.config, model, len(waiting))
+    windows = count_windows([e.geometry.grid_shape[2] for e in waiting.values()], model.network.facts.condition, spec)
     work.progress.total(windows, "windows drawn")
     done = 0
 
@@ -205,6 +208,7 @@ def _recipes(
             informed=torch.from_numpy(entry.informed.astype(np.float32)),
             p=float(cast("float", entry.row["p"])),
             seed=noise_seed(seed, repeat, entry),
+            condition=None if entry.augmented else stored_condition(inputs.catalog, inputs.latents, entry.case),
         )
 
 

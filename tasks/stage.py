@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
@@ -44,6 +44,14 @@ StageName = Literal[
     "evaluate",
 ]
 """The stages of enhance-dataset, in their order; each is a flow and a deployment of the same name."""
+
+
+def stages_of(config: Config) -> tuple[StageName, ...]:
+    """The stages of a run: a system may do without one that trains."""
+    without: set[StageName] = {"train-slices"} if config.generator == "whole" else set()
+    without |= {"tune-volume"} if config.generator == "slice" else set()
+    without |= set() if config.condition.informed else {"train-informed"}
+    return tuple(name for name in get_args(StageName) if name not in without)
 
 
 class Run(BaseModel):

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from gem3d_core.resampling import Recipe, draw_volumes
 from gem3d_core.seeds import derive_seed
 from gem3d_core.windows import start_slice
 from tasks.inputs import Prepared, read_rows
+from tasks.latents import stored_condition
 from tasks.stage import Run, Work
 from tasks.volume_model import open_volume_model, sampler
 
@@ -97,12 +98,14 @@ def draw_paired(
         for case in cases:
             if case not in finished:
                 image = prepared.image(case)
-                flying[case] = paired_recipe(prepared, case, image, run.seed), image
+                condition = stored_condition(work.catalog, work.catalog.get(latents), case)
+                flying[case] = replace(paired_recipe(prepared, case, image, run.seed), condition=condition), image
                 yield flying[case][0]
 
     model = open_volume_model(work.catalog, volume_model, latents, run.config, device)
+    spec = sampler(run.config, model, len(cases) - len(finished))
     work.progress.total(len(cases) - len(finished), "paired test volumes drawn and scored")
-    for done, volume in enumerate(draw_volumes(model, recipes(), sampler(run.config, model)), start=1):
+    for done, volume in enumerate(draw_volumes(model, recipes(), spec), start=1):
         recipe, image = flying.pop(volume.name)
         borders = torch.tensor(volume.borders, dtype=torch.int64)
         with atomic(_paired_file(work, volume.name)) as building:

@@ -1,21 +1,24 @@
 """Stages 4, 5 and 6: the slice model, its volumetric tuning, and the position-conditioned slice model."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from configs import Config
 from data_catalog import Catalog
-from gem3d_core.checkpoints import NetworkFacts, save_network
+from gem3d_core.checkpoints import save_network
+from gem3d_core.errors import BadInput
 from gem3d_core.launch import Job, train_job, train_job_in_processes
-from gem3d_core.settings import TrainSpec, UNetSpec
+from gem3d_core.settings import ConditionSpec, NetworkFacts, NetworkKind, TrainSpec, UNetSpec
 from gem3d_core.training import Trained
+from gem3d_core.whole import whole_window
 from tasks.configuration import store_configuration
-from tasks.inputs import read_rows
-from tasks.latents import open_codec
+from tasks.inputs import hash_folder, read_rows
+from tasks.latents import codec_folder, open_codec
 from tasks.policy import accelerator, stage_task, training_processes
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
 
@@ -25,35 +28,50 @@ class _Plan:
     """One of the three trainings."""
 
     stage: str
-    kind: str
-    """Kind of network; also the end of the model's name."""
+    kind: NetworkKind
+    condition: ConditionSpec
     unet: UNetSpec
     spec: TrainSpec
+
+    @property
+    def model(self) -> str:
+        """The end of the model's name."""
+        return {"position": "informed", "whole": "volume"}.get(self.kind, self.kind)
 
 
 @stage_task("train-slices")
 def train_slices(run: Run, latents: str) -> StageResult:
     """`model` NAME-slice: stage 1 of the paper."""
-    return _train(run, _Plan("train-slices", "slice", run.config.unet, run.config.train_slices), latents)
+    config = run.config
+    condition = replace(config.condition, known=False)  # which is stage 2's alone
+    return _train(run, _Plan("train-slices", "slice", condition, config.unet, config.train_slices), latents)
 
 
 @stage_task("tune-volume")
-def tune_volume(run: Run, latents: str, slice_model: str) -> StageResult:
-    """`model` NAME-volume: stage 2 of the paper, from stage 1's EMA."""
-    return _train(run, _Plan("tune-volume", "volume", run.config.unet, run.config.tune_volume), latents, slice_model)
+def tune_volume(run: Run, latents: str, slice_model: str | None) -> StageResult:
+    """`model` NAME-volume: stage 2 of the paper, from stage 1's EMA; without that, a 3D network from scratch."""
+    config = run.config
+    kind: NetworkKind = "whole" if config.generator == "whole" else "volume"
+    if kind == "volume" and slice_model is None:
+        raise BadInput(f"generator={config.generator} tunes a slice model: give one, such as model/{run.name}-slice")
+    return _train(
+        run, _Plan("tune-volume", kind, config.condition, config.unet, config.tune_volume), latents, slice_model
+    )
 
 
 @stage_task("train-informed")
 def train_informed(run: Run, latents: str) -> StageResult:
     """`model` NAME-informed: draws an informed slice from a position alone."""
     config = run.config
-    return _train(run, _Plan("train-informed", "position", config.position_unet, config.train_informed), latents)
+    plan = _Plan("train-informed", "position", ConditionSpec(), config.position_unet, config.train_informed)
+    return _train(run, plan, latents)
 
 
 def _train(run: Run, plan: _Plan, latents: str, slice_model: str | None = None) -> StageResult:
     config = run.config
-    name = f"{run.name}-{'informed' if plan.kind == 'position' else plan.kind}"
-    settings = {"unet": plan.unet, "train": plan.spec, "diffusion": config.diffusion, "condition": config.condition}
+    name = f"{run.name}-{plan.model}"
+    settings = {"unet": plan.unet, "train": plan.spec, "diffusion": config.diffusion, "condition": plan.condition}
+    settings |= {"encoder": _encoder_files(plan.condition)} if plan.kind != "position" else {}
     inputs = (latents, slice_model) if slice_model else (latents,)
     stage = Stage(plan.stage, __name__, "model", name, settings, inputs, config.seed)
 
@@ -78,31 +96,46 @@ def _train(run: Run, plan: _Plan, latents: str, slice_model: str | None = None) 
 
 def _job(run: Run, plan: _Plan, work: Work, latents: str, slice_model: str | None) -> Job:
     catalog = work.catalog
-    emphasis = open_codec(catalog, latents).emphasis
+    emphasis, attends = open_codec(catalog, latents).emphasis, plan.condition.injection == "cross_attention"
     weights = catalog.path(catalog.get(slice_model), "weights.safetensors") if slice_model else None
     return Job(
-        facts=_facts(run, plan, work, latents),
+        facts=_facts(plan, work, latents),
         latents={case: str(file) for case, file in _training_files(catalog, latents).items()},
         diffusion=run.config.diffusion,
         spec=plan.spec,
         seed=run.config.seed,
         folder=str(work.folder / "checkpoints"),
         emphasis=tuple(emphasis.tolist()),
+        codec=str(codec_folder(catalog, latents)) if attends else None,
         slice_weights=None if weights is None else str(weights),
         memory=run.config.runtime.memory_bytes,
     )
 
 
-def _facts(run: Run, plan: _Plan, work: Work, latents: str) -> NetworkFacts:
+def _facts(plan: _Plan, work: Work, latents: str) -> NetworkFacts:
     meta = work.catalog.get(latents).meta
     return NetworkFacts(
         kind=plan.kind,
         unet=plan.unet,
         latent_channels=cast("int", meta["channels"]),
         mask_channels=cast("int", meta["mask_channels"]),
-        offset=run.config.condition.slice_offset,
-        window=run.config.condition.window,
+        condition=_whole(work.catalog, latents, plan) if plan.kind == "whole" else plan.condition,
     )
+
+
+def _whole(catalog: Catalog, latents: str, plan: _Plan) -> ConditionSpec:
+    """Conditions of a window that holds the deepest training volume."""
+    depths = []
+    for file in _training_files(catalog, latents).values():
+        with safe_open(file, framework="pt") as tensors:
+            depths.append(tensors.get_slice("image").get_shape()[0])
+    return replace(plan.condition, window=whole_window(max(depths), plan.unet))
+
+
+def _encoder_files(condition: ConditionSpec) -> dict[str, str]:
+    """Content hashes of an image encoder that lies in a folder; those of a package have its version."""
+    folder = Path(condition.image_encoder)
+    return hash_folder(folder) if condition.injection == "cross_attention" and folder.is_dir() else {}
 
 
 def _training_files(catalog: Catalog, latents: str) -> dict[str, Path]:
@@ -130,7 +163,7 @@ def _product(
         "network": plan.kind,
         "steps": plan.spec.steps,
         "parameters": sum(t.numel() for t in weights.values()),
-        "condition": asdict(config.condition),
+        "condition": asdict(plan.condition),
         "diffusion": asdict(config.diffusion),
     }
     tables = {"losses": table.assign(stage=plan.stage)}

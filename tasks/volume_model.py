@@ -1,5 +1,6 @@
 """A trained volume model of the catalog, opened for drawing."""
 
+import json
 from dataclasses import asdict, replace
 from typing import cast
 
@@ -9,9 +10,9 @@ from configs import Config
 from data_catalog import Catalog
 from gem3d_core.codec import KL
 from gem3d_core.errors import BadInput, Gem3dError
-from gem3d_core.memory import budget_on, slices_that_decode, weight_bytes, windows_that_fit
+from gem3d_core.memory import budget_on, plan_drawing
 from gem3d_core.models import load_network
-from gem3d_core.networks import VolumeNetwork
+from gem3d_core.networks import SliceNetwork, WindowNetwork
 from gem3d_core.resampling import VolumeModel
 from gem3d_core.schedule import make_schedule
 from gem3d_core.settings import SampleSpec
@@ -23,39 +24,48 @@ def sampling_identity(config: Config) -> dict[str, object]:
     return {name: value for name, value in asdict(config.resample).items() if name != "batch"}
 
 
-def sampler(config: Config, model: VolumeModel) -> SampleSpec:
-    """The sampler's settings, with as many windows a call as the memory budget holds: a GPU's own, or the one set."""
+def sampler(config: Config, model: VolumeModel, volumes: int) -> SampleSpec:
+    """The sampler's settings, with as many windows a call as the memory budget holds: a GPU's own, or the one set.
+
+    At most as many as `volumes` to be drawn can use: a network that is compiled computes whole batches, filled or not.
+    """
     budget, (height, width) = budget_on(model.device, config.runtime.memory_bytes), config.prepare.slice_size
     if budget is None:
         return config.resample
-    size = (height // model.codec.factor, width // model.codec.factor)
-    if isinstance(model.codec, KL):
-        model.codec.batch = slices_that_decode(model.codec.model, size, budget - weight_bytes(model.network))
-        budget -= weight_bytes(model.codec.model)
-    return replace(config.resample, batch=windows_that_fit(model.network, size, budget))
+    size, codec = (height // model.codec.factor, width // model.codec.factor), model.codec
+    fitting, slices = plan_drawing(model.network, codec.model if isinstance(codec, KL) else None, size, budget)
+    if isinstance(codec, KL):
+        codec.batch = slices
+    useful = volumes if config.runtime.compile else 2 * volumes  # up and down, after the first window
+    return replace(config.resample, batch=max(1, min(fitting, useful)))
 
 
 def open_volume_model(catalog: Catalog, model: str, latents: str, config: Config, device: str) -> VolumeModel:
-    """A volume model with the codec and the labels that it was trained with. Raises Gem3dError for another kind."""
+    """The model that draws volumes, with the codec and the labels that it was trained with.
+
+    Raises Gem3dError for a model of another kind than the configuration's generator.
+    """
     artifact = catalog.get(model)
-    where = torch.device(device)
-    network = load_network(catalog.path(artifact, "network.json"), catalog.path(artifact, "weights.safetensors"), where)
-    if not isinstance(network, VolumeNetwork):
-        raise Gem3dError(f"{model} is a {artifact.meta['network']} model: re-sampling needs a volume model")
+    if artifact.meta["network"] != config.generator:
+        raise Gem3dError(f"{model} is a {artifact.meta['network']} model: generator={config.generator} needs another")
+    where, codec = torch.device(device), open_codec(catalog, latents, device)
+    facts, weights = (catalog.path(artifact, name) for name in ("network.json", "weights.safetensors"))
+    network = load_network(facts, weights, where, codec)
+    assert isinstance(network, WindowNetwork | SliceNetwork)
     for section in ("condition", "diffusion"):
-        if asdict(getattr(config, section)) != artifact.meta[section]:
+        asked, trained = json.loads(json.dumps(asdict(getattr(config, section)))), artifact.meta[section]
+        if asked != trained:
             raise BadInput(
-                f"{model} was trained with {section} {artifact.meta[section]}, this run has "
-                f"{asdict(getattr(config, section))}: use the profile that it was trained with"
+                f"{model} was trained with {section} {trained}, this run has {asked}: use the profile and the system "
+                "that it was trained with"
             )
-    if config.runtime.compile:
+    if config.runtime.compile and isinstance(network, WindowNetwork):
         network.compile_for_sampling()
     encoded = catalog.get(latents)
     return VolumeModel(
         network=network,
-        codec=open_codec(catalog, latents, device),
+        codec=codec,
         schedule=make_schedule(config.diffusion),
-        condition=config.condition,
         labels=tuple(cast("list[int]", encoded.meta["label_ids"])),
         device=where,
     )

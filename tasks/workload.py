@@ -1,14 +1,16 @@
 """What a run has to get through, from the headers of a dataset and a configuration."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from configs import Config
 from gem3d_core.dataset import Dataset
 from gem3d_core.errors import BadInput
 from gem3d_core.sampling import count_windows
-from gem3d_core.split import split_cases
+from gem3d_core.settings import ConditionSpec
+from gem3d_core.split import evenly, split_cases
 from gem3d_core.volumes import axial_depth, read_header
+from gem3d_core.whole import whole_window
 from tasks.informed import variants
 
 
@@ -34,20 +36,32 @@ class Load:
     @property
     def volumes(self) -> int:
         """Synthetic volumes of all repeats."""
-        return self.config.factor * len(self.train) * len(variants(self.config))
+        return self.config.factor * len(self.drawn_for) * len(variants(self.config))
+
+    @property
+    def drawn_for(self) -> list[str]:
+        """Training cases for whose masks a repeat draws."""
+        return evenly(self.train, self.config.masks.count)
 
     @property
     def windows(self) -> int:
         """Windows of all synthetic volumes."""
-        n, spec = self.config.condition.window, self.config.resample
-        return self.volumes // max(1, len(self.train)) * count_windows((self.depths[c] for c in self.train), n, spec)
+        repeats = self.volumes // max(1, len(self.drawn_for))
+        return repeats * count_windows((self.depths[c] for c in self.drawn_for), self.drawn_under, self.config.resample)
 
     @property
     def paired_windows(self) -> int:
         """Windows of the test volumes that are drawn for the paired scores."""
         test = sorted(self.depths.keys() - set(self.train))[: self.config.evaluate.paired_cases]
-        n, spec = self.config.condition.window, self.config.resample
-        return count_windows((self.depths[case] for case in test), n, spec)
+        return count_windows((self.depths[case] for case in test), self.drawn_under, self.config.resample)
+
+    @property
+    def drawn_under(self) -> ConditionSpec:
+        """Conditions of the network that draws, its window as deep as it will be."""
+        condition = self.config.condition
+        if self.config.generator != "whole":
+            return condition
+        return replace(condition, window=whole_window(max(self.depths[c] for c in self.train), self.config.unet))
 
     @property
     def voxels(self) -> int:

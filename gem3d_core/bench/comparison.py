@@ -40,6 +40,11 @@ class Row:
     speedup: float
     ms_ssim_loss: Interval | None
     lpips_loss: Interval | None
+    border: float | None = None
+    """Difference of neighbouring slices at borders of windows over that inside; none: no border, or not measured."""
+    smoothness: float | None = None
+    """Difference of neighbouring slices over that of the true volumes; none: not measured."""
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,8 @@ def yardstick(literal: Results, by_the_fast_path: Results) -> Yardstick:
 def largest_difference(one: Results, other: Results) -> float:
     """In MS-SSIM or LPIPS, over the volumes that were drawn both ways."""
     both = [(one[key], other[key]) for key in one.keys() & other.keys()]
-    pairs = [(a.ms_ssim, b.ms_ssim) for a, b in both] + [(a.lpips or 0.0, b.lpips or 0.0) for a, b in both]
+    scores = [(a.scores, b.scores) for a, b in both]
+    pairs = [(a.ms_ssim, b.ms_ssim) for a, b in scores] + [(a.lpips or 0.0, b.lpips or 0.0) for a, b in scores]
     return max(abs(a - b) for a, b in pairs)
 
 
@@ -73,7 +79,9 @@ class Speed:
 
 def summarise(method: Method, timed: Results, reference: Yardstick, speed: Speed, drawn: Results | None = None) -> Row:
     """A method's row. drawn: whose quality counts, of the cases and seeds of the reference; else what was timed."""
-    spec, measured, results = method.spec, list(timed.values()), drawn or timed
+    spec, measured = method.spec, list(timed.values())
+    results = drawn or timed
+    scores = [one.scores for one in results.values()]
     seconds = sum(m.seconds for m in measured)
     flops = sum(m.windows for m in measured) * method.calls_of_window * speed.window_flops / seconds
     return Row(
@@ -84,11 +92,14 @@ def summarise(method: Method, timed: Results, reference: Yardstick, speed: Speed
         first_window=spec.first_window,
         batch=spec.batch,
         precision=spec.precision,
+        compiled=method.compiled,
         seconds_per_volume=seconds / len(measured),
         network_calls=sum(m.network_calls for m in measured) / len(measured),
         peak_memory_gib=max(m.peak_bytes for m in measured) / 2**30,
-        ms_ssim=sum(m.ms_ssim for m in results.values()) / len(results),
-        lpips=_mean([m.lpips for m in results.values()]),
+        ms_ssim=sum(s.ms_ssim for s in scores) / len(scores),
+        lpips=_mean([s.lpips for s in scores]),
+        border=_mean([s.border for s in scores if s.border is not None] or [None]),
+        smoothness=sum(s.smoothness for s in scores) / len(scores),
         flops_per_second=flops,
         share_of_matrix_product=flops / speed.matrix_flops,
         speedup=reference.seconds_per_volume * len(measured) / seconds,
@@ -106,7 +117,7 @@ def _mean(values: list[float | None]) -> float | None:
 def _loss(results: Results, reference: Results, quality: Quality) -> Interval | None:
     losses: dict[str, list[float]] = {}
     for (case, seed), measured in results.items():
-        ours, theirs = getattr(measured, quality), getattr(reference[case, seed], quality)
+        ours, theirs = getattr(measured.scores, quality), getattr(reference[case, seed].scores, quality)
         if ours is None or theirs is None:
             return None
         losses.setdefault(case, []).append(WORSE[quality] * (ours / theirs - 1))
@@ -158,7 +169,9 @@ def comparison_table(compared: Comparison) -> Table:
             "the same noise in all rows. Seconds count from reading a mask to the decoded slices. Losses are paired by "
             "volume and noise against Algorithm 1, positive where worse, with 95% bootstrap intervals over volumes. "
             "MS-SSIM (five scales) and LPIPS (AlexNet) to the true volume, on axial slices resized bilinearly to 256 "
-            "on the shorter side. Memory: on a GPU all that is allocated, on a CPU above what the loaded model holds. "
+            "on the shorter side. Border: difference of neighbouring slices where windows meet over that inside them; "
+            "roughness: that of all neighbours, in three planes, over the true volume's; both are 1 at their best. "
+            "Memory: on a GPU all that is allocated, on a CPU above what the loaded model holds. "
             "Speed: operations of the network, and their share of this machine's float32 matrix product, "
             f"{compared.matrix_flops / 1e9:.0f} GFLOP/s.{literal}{absent}"
         ),
@@ -174,6 +187,8 @@ def comparison_table(compared: Comparison) -> Table:
             Column("its loss", "%", "lower", 2),
             Column("LPIPS", better="lower", digits=4),
             Column("its loss", "%", "lower", 2),
+            Column("border", digits=2),
+            Column("roughness", digits=2),
             Column("memory", "MiB", "lower", 0),
             Column("speed", "GFLOP/s", "higher", 1),
             Column("share", "%", "higher", 0),
@@ -185,8 +200,9 @@ def comparison_table(compared: Comparison) -> Table:
 def _cells(prefix: str, row: Row) -> tuple[Cell, ...]:
     eta = f", eta {row.eta:g}" if row.solver == "ddim" else ""
     windows = f"overlap {row.overlap}{', from the start slice on' if row.first_window == 'at_start' else ''}"
+    arithmetic = f"{row.precision}, compiled" if row.compiled else row.precision
     cells = (
-        f"{prefix}{row.solver}, {row.steps} steps{eta}, {windows}, batch {row.batch}, {row.precision}",
+        f"{prefix}{row.solver}, {row.steps} steps{eta}, {windows}, batch {row.batch}, {arithmetic}",
         row.network_calls,
         row.seconds_per_volume,
         row.speedup,
@@ -194,6 +210,8 @@ def _cells(prefix: str, row: Row) -> tuple[Cell, ...]:
         _percent(row.ms_ssim_loss),
         row.lpips,
         _percent(row.lpips_loss),
+        Missing("not measured") if row.border is None else row.border,
+        Missing("not measured") if row.smoothness is None else row.smoothness,
         row.peak_memory_gib * 2**10,
         row.flops_per_second / 1e9,
         100 * row.share_of_matrix_product,

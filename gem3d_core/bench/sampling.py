@@ -6,28 +6,44 @@ from functools import partial
 from itertools import islice
 
 import numpy as np
-from torch import Tensor
 
-from gem3d_core.bench.effort import watched
+from gem3d_core.bench.effort import Effort, watched
+from gem3d_core.networks import VolumeNetwork
 from gem3d_core.reference import STEPS, Algorithm1, draw_reference
-from gem3d_core.resampling import Recipe, VolumeModel, draw_volumes
+from gem3d_core.resampling import Drawn, Recipe, VolumeModel, draw_volumes, drawn_borders
 from gem3d_core.settings import SampleSpec
 
-Score = Callable[[str, np.ndarray], tuple[float, float | None]]
-"""MS-SSIM and LPIPS (None: not available) of a volume, by name and slices (Z, H, W) in [-1, 1], to the true one."""
+
+@dataclass(frozen=True)
+class Scores:
+    """Of a drawn volume against the true one: MS-SSIM, LPIPS (None: not available), and both continuity measures.
+
+    border: difference of neighbouring slices at borders of windows over that inside (None: no border). smoothness: that
+    of all neighbours over the true volume's, mean of the three planes.
+    """
+
+    ms_ssim: float
+    lpips: float | None
+    border: float | None
+    smoothness: float
+
+
+Score = Callable[[str, np.ndarray, tuple[int, ...]], Scores]
+"""Of a volume, by name, slices (Z, H, W) in [-1, 1] and window borders."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to draw volumes: Algorithm 1 to the letter, or the fast path."""
+    """A way to draw volumes: Algorithm 1 to the letter, or the fast path, perhaps compiled."""
 
     spec: SampleSpec
     literal: bool = False
+    compiled: bool = False
 
     @property
     def name(self) -> str:
         """Tells methods of one comparison apart; fit for a file's name."""
-        kind = "reference" if self.literal else "ours"
+        kind = "reference" if self.literal else "compiled" if self.compiled else "ours"
         spec = self.spec
         windows = f"h{spec.overlap}-{spec.first_window}"
         return f"{kind}-{spec.solver}-{spec.steps}-eta{spec.eta:g}-{windows}-x{spec.resample}-{spec.precision}"
@@ -52,8 +68,7 @@ class Measured:
     windows: int
     network_calls: int
     peak_bytes: int
-    ms_ssim: float
-    lpips: float | None
+    scores: Scores
 
 
 Results = Mapping[tuple[str, int], Measured]
@@ -68,43 +83,52 @@ class _Tally:
 
 def measure(
     model: VolumeModel, method: Method, recipes: Callable[[], Iterable[Recipe]], score: Score
-) -> Iterator[tuple[str, Measured]]:
+) -> dict[str, Measured]:
     """Draw volumes, from reading their recipes to their slices, and say what each took and how good it is.
 
     A first pass of one step over as many volumes as share a batch sets the machine up and is not counted. Scoring is
-    not counted either.
+    not counted either: it begins when all are drawn, so that nothing is decoded behind a clock that stands still.
     """
     first = islice(recipes(), method.spec.batch)
     for _ in _draw(model, replace(method, spec=replace(method.spec, steps=1)), first, _Tally()):
         pass
 
-    tally = _Tally()
+    tally, drawn = _Tally(), list[tuple[Drawn, Effort, _Tally]]()
     drawing = _draw(model, method, recipes(), tally)
     while True:
         before = replace(tally)
-        drawn, effort = watched(partial(next, drawing, None), model.device)
-        if drawn is None:
-            return
-        name, slices = drawn
-        windows, calls = tally.windows - before.windows, tally.network_calls - before.network_calls
-        yield name, Measured(effort.seconds, windows, calls, effort.peak_bytes, *score(name, slices.numpy()))
+        one, effort = watched(partial(next, drawing, None), model.device)
+        if one is None:
+            break
+        took = _Tally(tally.windows - before.windows, tally.network_calls - before.network_calls)
+        drawn.append((one, effort, took))
+    return {
+        one.name: Measured(
+            effort.seconds,
+            took.windows,
+            took.network_calls,
+            effort.peak_bytes,
+            score(one.name, one.slices.numpy(), one.borders),
+        )
+        for one, effort, took in drawn
+    }
 
 
-def _draw(model: VolumeModel, method: Method, recipes: Iterable[Recipe], tally: _Tally) -> Iterator[tuple[str, Tensor]]:
-    """Names and slices of volumes as they are finished; windows and calls so far stand in the tally."""
+def _draw(model: VolumeModel, method: Method, recipes: Iterable[Recipe], tally: _Tally) -> Iterator[Drawn]:
+    """Volumes as they are finished; windows and calls so far stand in the tally."""
     spec = method.spec
     if method.literal:
+        assert isinstance(model.network, VolumeNetwork)
         algorithm = Algorithm1(model.network, model.schedule, model.device, spec.overlap, spec.steps, spec.eta)
         for recipe in recipes:
             slices = draw_reference(model, recipe, algorithm)
             tally.network_calls = algorithm.network_calls
             tally.windows = algorithm.network_calls // spec.steps
-            yield recipe.name, slices
+            yield Drawn(recipe.name, slices, drawn_borders(model, recipe, spec))
         return
 
     def count(windows: int) -> None:
         tally.windows += windows
         tally.network_calls += method.calls_of_window
 
-    for drawn in draw_volumes(model, recipes, spec, count):
-        yield drawn.name, drawn.slices
+    yield from draw_volumes(model, recipes, spec, count)

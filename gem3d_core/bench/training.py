@@ -4,21 +4,21 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor
 
 from gem3d_core.batches import LatentCase, draw_windows
 from gem3d_core.bench.effort import watched
-from gem3d_core.checkpoints import NetworkFacts
 from gem3d_core.codec import KL, PAPER_LAYERS, PAPER_WIDTHS, autoencoder
-from gem3d_core.denoise import Conditions, predict_slices
+from gem3d_core.denoise import predict_slices
 from gem3d_core.models import Training, build, train_slice_model
+from gem3d_core.networks import SliceNetwork
 from gem3d_core.schedule import make_schedule
-from gem3d_core.settings import DiffusionSpec, Precision, TrainSpec, UNetSpec
-from gem3d_core.training import Example, draw_timesteps, train
+from gem3d_core.settings import ConditionSpec, DiffusionSpec, NetworkFacts, Precision, TrainSpec, UNetSpec
+from gem3d_core.training import Example, diffusion_loss, draw_timesteps, train
 
 PAPER_SCALE = 0.18215
 """Of the KL-f8 latents [release]."""
@@ -73,7 +73,7 @@ def compare_training(case: TrainingCase, steps: int, codec: KL | None = None) ->
     latents = [replace(c, image=codec.encode(c.image[:, 0]), condition=codec.encode(c.condition[:, 0])) for c in raw]
     encoding = (time.perf_counter() - began) / (2 * VOLUMES * DEPTH)
 
-    facts = NetworkFacts("slice", case.unet, codec.channels, codec.channels, offset=True, window=case.n)
+    facts = NetworkFacts("slice", case.unet, codec.channels, codec.channels, ConditionSpec(window=case.n))
     spec = TrainSpec(
         steps=1 + steps, batch=case.windows, slices_per_window=case.n, checkpoint_every=2 + steps, precision="fp32"
     )
@@ -113,24 +113,25 @@ def _random_cases(case: TrainingCase) -> list[LatentCase]:
 def _train_literally(facts: NetworkFacts, codec: KL, training: Training) -> None:
     """The same loop, but what is drawn are slices, and all that the network sees of them is encoded on the way."""
     network = build(facts, 0)
-    assert isinstance(network, UNet2DModel)
+    assert isinstance(network, SliceNetwork)
 
     spec, schedule, device, n = training.spec, training.schedule, training.device, facts.window
 
     def draw(rng: torch.Generator) -> list[Example]:
-        batch = draw_windows(training.cases, spec.batch, n, n, rng)
+        batch = draw_windows(training.cases, spec.batch, facts.condition, n, rng)
         t = draw_timesteps(len(batch.clean), 1, schedule, rng)
+        drawn = batch.conditions.rows(slice(None), device)
+        assert drawn.informed is not None
         image, mask, informed = (
-            codec.encode(slices[:, 0].to(device))
-            for slices in (batch.clean, batch.conditions.mask, batch.conditions.informed)
+            codec.encode(slices[:, 0].to(device)) for slices in (batch.clean, drawn.mask, drawn.informed)
         )
         eps = torch.randn(image.shape, generator=rng)
-        conditions = Conditions(mask, informed, batch.conditions.offset.to(device))
-        predict = predict_slices(network, conditions)
+        predict = predict_slices(network, replace(drawn, mask=mask, informed=informed))
         return [Example(image, eps.to(device), t.to(device), predict, batch.names)]
 
     parameters = dict(network.named_parameters())
-    train(network, parameters, draw, schedule, spec, training.seed, training.folder, device, training.on_step)
+    loss = partial(diffusion_loss, schedule=schedule)
+    train(network, parameters, draw, loss, spec, training.seed, training.folder, device, training.on_step)
 
 
 def _pace(run: Callable[[Training], object], training: Training) -> Pace:

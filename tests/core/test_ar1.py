@@ -14,10 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from gem3d_core.conditions import Pinned
 from gem3d_core.denoise import Denoise
 from gem3d_core.schedule import Schedule, make_schedule
 from gem3d_core.settings import DiffusionSpec, SampleSpec
-from gem3d_core.solvers import Pinned, nothing_pinned, solve
+from gem3d_core.solvers import nothing_pinned, solve
 
 N = 16
 RHO = 0.9
@@ -165,3 +166,61 @@ def test_without_a_pin_the_volume_has_its_own_covariance(spec: SampleSpec) -> No
     coarse = {DPM: 0.2, RESAMPLED: 0.3, DPM_RESAMPLED: 0.2}.get(spec, 0.06)
     torch.testing.assert_close(found, covariance(), atol=coarse, rtol=0)
     assert correlation(drawn, 0, 1) == pytest.approx(RHO, abs=0.05 if spec.steps < 200 else 0.015)
+
+
+def knowing_denoiser(schedule: Schedule, pinned: Pinned) -> Denoise:
+    """E[x_0 | noisy free slots, clean known slots], exactly: what a network with a known channel is trained to say."""
+    S = covariance()
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        abar = float(schedule.abar[int(t[0])])
+        seen = torch.where(pinned.mask, 1.0, math.sqrt(abar)).double()
+        noise = torch.where(pinned.mask, 0.0, 1 - abar).double()
+        posterior = torch.linalg.solve(seen[:, None] * S * seen + torch.diag(noise), seen[:, None] * S).T
+        y = torch.where(pinned.mask[:, None], pinned.clean[..., 0, 0], x[..., 0, 0])
+        return (posterior.float() @ y)[..., None, None]
+
+    return denoise
+
+
+CONTINUING = [(SampleSpec(steps=k, continuation="known"), 0.87) for k in (10, 20, 50)]
+
+
+@pytest.mark.parametrize("process", [COSINE, SCALED], ids=describe)
+@pytest.mark.parametrize(("spec", "expected"), CONTINUING, ids=describe)
+@pytest.mark.parametrize("slot", [0, N - 1])
+def test_a_network_that_is_told_of_known_slots_continues_in_a_single_pass(
+    process: DiffusionSpec,
+    spec: SampleSpec,
+    expected: float,
+    slot: int,
+    record_property: Callable[[str, object], None],
+) -> None:
+    schedule, noise = make_schedule(process), stream(seed=1)
+    pinned = Pinned(noise(), torch.arange(N) == slot)
+    drawn = solve(knowing_denoiser(schedule, pinned), noise(), schedule, spec, noise, pinned)[..., 0, 0]
+    beside = 1 if slot == 0 else N - 2
+    found = correlation(drawn, slot, beside)
+    record_property(f"correlation across a known slot, {describe(process)}, {spec.steps} steps", round(found, 3))
+    sys.stdout.write(f"known {describe(process)} {spec.steps} steps: {found:.3f}\n")
+    assert found >= expected
+
+
+def test_both_ends_of_a_gap_between_key_frames_are_met() -> None:
+    schedule, noise = make_schedule(COSINE), stream(seed=3)
+    rng = torch.Generator().manual_seed(4)
+    root = torch.linalg.cholesky(covariance()).float()
+    clean = (root @ torch.randn(N, SAMPLES, generator=rng))[..., None, None]
+    pinned = Pinned(clean, torch.arange(N) % 3 == 0)
+    drawn = solve(knowing_denoiser(schedule, pinned), noise(), schedule, DPM, noise, pinned)[..., 0, 0]
+    for k in range(0, N - 3, 3):
+        assert correlation(drawn, k, k + 1) == pytest.approx(RHO, abs=0.03)
+        assert correlation(drawn, k + 2, k + 3) == pytest.approx(RHO, abs=0.03)
+
+
+def test_independent_windows_and_a_slice_handed_on_alone_condition_nothing_here() -> None:
+    """The Gaussian has no informed slice: what is not pinned is drawn without a look at the finished slices."""
+    schedule, noise = make_schedule(COSINE), stream(seed=5)
+    finished, x = noise(), noise()
+    drawn = solve(exact_denoiser(schedule), x, schedule, DPM, noise, nothing_pinned(x))[..., 0, 0]
+    assert abs(float(torch.corrcoef(torch.stack([finished[-1, :, 0, 0], drawn[0]]))[0, 1])) < 0.04

@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gem3d_core.batches import LatentCase, draw_positions, draw_windows, held_on, open_latents
+from gem3d_core.batches import LatentCase, draw_positions, draw_window, draw_windows, held_on, open_latents
+from gem3d_core.settings import ConditionSpec
 from gem3d_core.windows import start_slice
 
 C, M, N = 2, 2, 4
+CONDITION = ConditionSpec(window=N)
 
 
 def latents(Z: int, channels: int, seed: int) -> Tensor:
@@ -29,11 +31,13 @@ def depth_marked(Z: int) -> LatentCase:
 def test_windows_are_drawn_with_their_own_conditions_and_offsets(keep: int) -> None:
     rng = torch.Generator().manual_seed(1)
     for _ in range(50):
-        batch = draw_windows([depth_marked(9)], 3, N, keep, rng)
+        batch = draw_windows([depth_marked(9)], 3, CONDITION, keep, rng)
         index = batch.clean[:, 0, 0, 0]
         cond = batch.conditions
         assert batch.clean.shape == (3 * keep, C, 4, 4)
         assert torch.equal(cond.mask[:, 0, 0, 0], index + 100)
+        assert cond.informed is not None
+        assert cond.known is None
         source = cond.informed[:, 0, 0, 0]
         assert torch.equal(cond.offset, index - source)
         for window, name in enumerate(batch.names):
@@ -47,10 +51,11 @@ def test_windows_are_drawn_with_their_own_conditions_and_offsets(keep: int) -> N
 
 def test_first_and_last_window_are_drawn_as_often_as_the_others() -> None:
     rng = torch.Generator().manual_seed(2)
-    batch = draw_windows([depth_marked(7)], 4000, N, 1, rng)
+    batch = draw_windows([depth_marked(7)], 4000, CONDITION, 1, rng)
     counts = Counter(batch.names)
     assert set(counts) == {f"marked[{k}:{k + N}]" for k in range(4)}
     assert min(counts.values()) > 850
+    assert batch.conditions.informed is not None
     informed_slots = Counter((batch.conditions.informed[:, 0, 0, 0] - torch.tensor(starts(batch.names))).tolist())
     assert set(informed_slots) == {0.0, 1.0, 2.0, 3.0}
     assert min(informed_slots.values()) > 850
@@ -90,3 +95,84 @@ def test_latents_are_held_on_a_device_where_all_of_them_fit() -> None:
         ("5", "meta", 5), ("7", "meta", 7)
     ]  # fmt: skip
     assert held_on(torch.device("meta"), cases, needed - 1) is cases
+
+
+def test_without_an_informed_slice_there_is_none() -> None:
+    alone = ConditionSpec(window=N, informed=False, slice_offset=False)
+    batch = draw_windows([depth_marked(9)], 3, alone, N, torch.Generator().manual_seed(0))
+    assert batch.conditions.informed is None
+
+
+def test_strides_are_drawn_and_told() -> None:
+    strided = ConditionSpec(window=N, strides=(1, 3))
+    rng = torch.Generator().manual_seed(3)
+    seen = Counter[float]()
+    for _ in range(200):
+        batch = draw_windows([depth_marked(15)], 1, strided, N, rng)
+        index, stride = batch.clean[:, 0, 0, 0], float(batch.conditions.stride[0])
+        assert torch.equal(index.diff(), torch.full((N - 1,), stride))
+        assert batch.conditions.informed is not None
+        assert torch.equal(batch.conditions.offset, index - batch.conditions.informed[:, 0, 0, 0])
+        seen[stride] += 1
+    assert set(seen) == {1.0, 3.0}
+    assert min(seen.values()) > 70
+
+
+def test_a_window_longer_than_the_volume_repeats_its_last_slice() -> None:
+    strided = ConditionSpec(window=N, strides=(1, 3))
+    rng = torch.Generator().manual_seed(3)
+    for _ in range(50):
+        index = draw_windows([depth_marked(6)], 1, strided, N, rng).clean[:, 0, 0, 0]
+        assert float(index.max()) <= 5
+        assert bool((index.diff() >= 0).all())
+
+
+KNOWING = ConditionSpec(window=8, known=True)
+
+
+def test_known_slots_lie_at_an_end_and_the_informed_slice_next_to_the_others() -> None:
+    rng = torch.Generator().manual_seed(4)
+    drawn = [draw_window(20, KNOWING, rng, with_known=True) for _ in range(600)]
+    free = [one for one in drawn if not one.known]
+    assert 140 < len(free) < 260, "a third begins a volume"
+    assert {one.source for one in free} == set(range(8))
+    ends = [one for one in drawn if one.known]
+    assert {len(one.known) for one in ends} == set(range(1, 8))
+    for one in ends:
+        assert one.known in {tuple(range(len(one.known))), tuple(range(8 - len(one.known), 8))}
+        assert one.source in one.known
+        assert {one.source - 1, one.source + 1} & (set(range(8)) - set(one.known))
+    assert {one.known[0] for one in ends} > {0}, "both ends occur"
+
+
+def test_between_key_frames_every_slot_of_the_coarser_stride_is_known() -> None:
+    rng = torch.Generator().manual_seed(5)
+    spec = replace(KNOWING, strides=(1, 3))
+    drawn = [draw_window(40, spec, rng, with_known=True) for _ in range(300)]
+    between = [one for one in drawn if len(one.known) > 1 and one.known[1] - one.known[0] == 3]
+    assert len(between) > 60
+    assert all(one.stride == 1 and one.source in one.known and one.source in range(2, 6) for one in between)
+    assert {one.known[0] for one in between} == {0, 1, 2}
+
+
+def test_only_windows_of_stage_2_have_known_slots_and_those_do_not_count() -> None:
+    rng = torch.Generator().manual_seed(6)
+    whole = draw_windows([depth_marked(20)], 16, KNOWING, 8, rng)
+    assert whole.conditions.known is not None
+    assert torch.equal(whole.conditions.known.clean, whole.clean)
+    assert whole.drawn is not None
+    assert torch.equal(whole.drawn, ~whole.conditions.known.mask)
+    assert 0 < int(whole.drawn.sum()) < len(whole.drawn)
+    assert draw_windows([depth_marked(20)], 16, KNOWING, 2, rng).drawn is None
+
+
+def test_conditions_are_dropped_window_by_window_as_often_as_asked() -> None:
+    spec = ConditionSpec(window=N, drop_mask=0.25, drop_informed=0.5)
+    conditions = draw_windows([depth_marked(9)], 800, spec, N, torch.Generator().manual_seed(7)).conditions
+    assert conditions.informed is not None
+    mask, informed = ((x.flatten(1) == 0).all(dim=1).reshape(800, N) for x in (conditions.mask, conditions.informed))
+    for dropped, probability in ((mask, 0.25), (informed, 0.5)):
+        whole = dropped.all(dim=1)
+        if dropped is mask:
+            assert torch.equal(whole, dropped.any(dim=1))
+        assert float(whole.float().mean()) == pytest.approx(probability, abs=0.12)

@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from gem3d_core.bench.comparison import (
 )
 from gem3d_core.bench.effort import watched
 from gem3d_core.bench.markdown import markdown
-from gem3d_core.bench.sampling import Measured, Method, reference_method
+from gem3d_core.bench.sampling import Measured, Method, Scores, reference_method
 from gem3d_core.settings import SampleSpec
 
 OURS = Method(SampleSpec(solver="dpm++", steps=5, resample=2, overlap=3, batch=8))
@@ -27,16 +27,16 @@ REFERENCE = reference_method()
 SPEED = Speed(window_flops=1e9, matrix_flops=1e11)
 MIB = 2**20
 SLOW = {
-    ("a", 0): Measured(20.0, 2, 400, 30 * MIB, ms_ssim=0.8, lpips=0.2),
-    ("a", 1): Measured(20.0, 2, 400, 10 * MIB, ms_ssim=0.8, lpips=0.2),
-    ("b", 0): Measured(40.0, 4, 800, 20 * MIB, ms_ssim=0.5, lpips=0.4),
-    ("b", 1): Measured(40.0, 4, 800, 20 * MIB, ms_ssim=0.5, lpips=0.4),
+    ("a", 0): Measured(20.0, 2, 400, 30 * MIB, Scores(0.8, 0.2, border=1.2, smoothness=0.9)),
+    ("a", 1): Measured(20.0, 2, 400, 10 * MIB, Scores(0.8, 0.2, border=1.2, smoothness=0.9)),
+    ("b", 0): Measured(40.0, 4, 800, 20 * MIB, Scores(0.5, 0.4, border=1.2, smoothness=0.9)),
+    ("b", 1): Measured(40.0, 4, 800, 20 * MIB, Scores(0.5, 0.4, border=1.2, smoothness=0.9)),
 }
 FAST = {
-    ("a", 0): Measured(1.0, 4, 18, 50 * MIB, ms_ssim=0.72, lpips=0.21),
-    ("a", 1): Measured(1.0, 0, 9, 60 * MIB, ms_ssim=0.80, lpips=0.23),
-    ("b", 0): Measured(1.0, 4, 9, 50 * MIB, ms_ssim=0.52, lpips=0.40),
-    ("b", 1): Measured(1.0, 4, 0, 50 * MIB, ms_ssim=0.50, lpips=0.40),
+    ("a", 0): Measured(1.0, 4, 18, 50 * MIB, Scores(0.72, 0.21, border=1.2, smoothness=0.9)),
+    ("a", 1): Measured(1.0, 0, 9, 60 * MIB, Scores(0.80, 0.23, border=1.2, smoothness=0.9)),
+    ("b", 0): Measured(1.0, 4, 9, 50 * MIB, Scores(0.52, 0.40, border=1.2, smoothness=0.9)),
+    ("b", 1): Measured(1.0, 4, 0, 50 * MIB, Scores(0.50, 0.40, border=1.2, smoothness=0.9)),
 }
 ALGORITHM_1 = Yardstick(seconds_per_volume=30.0, quality=SLOW)
 
@@ -59,6 +59,7 @@ def test_a_row_holds_means_over_volumes_and_losses_paired_by_volume_and_noise() 
     assert row.share_of_matrix_product == pytest.approx(0.27)
     assert row.ms_ssim == pytest.approx(0.635)
     assert row.lpips == pytest.approx(0.31)
+    assert (row.border, row.smoothness) == pytest.approx((1.2, 0.9))
     losses = row.ms_ssim_loss, row.lpips_loss
     assert losses[0] is not None
     assert losses[1] is not None
@@ -76,7 +77,7 @@ def test_the_reference_loses_nothing_against_itself() -> None:
 
 def test_a_few_literal_volumes_give_the_seconds_and_the_fast_path_the_others() -> None:
     key = ("a", 0)
-    literal = {key: Measured(25.0, 2, 400, 30 * MIB, ms_ssim=0.81, lpips=0.17)}
+    literal = {key: Measured(25.0, 2, 400, 30 * MIB, Scores(0.81, 0.17, border=1.2, smoothness=0.9))}
     against = yardstick(literal, SLOW)
     assert against.seconds_per_volume == 25.0
     assert against.quality == {**SLOW, **literal}
@@ -88,7 +89,7 @@ def test_a_few_literal_volumes_give_the_seconds_and_the_fast_path_the_others() -
 
 
 def test_what_is_not_available_is_said_and_the_rest_is_told() -> None:
-    unknown = {key: Measured(**{**asdict(one), "lpips": None}) for key, one in FAST.items()}
+    unknown = {key: replace(one, scores=replace(one.scores, lpips=None, border=None)) for key, one in FAST.items()}
     reference, ours = summarise(REFERENCE, SLOW, ALGORITHM_1, SPEED), summarise(OURS, unknown, ALGORITHM_1, SPEED)
     assert (ours.lpips, ours.lpips_loss) == (None, None)
     missing = {"LPIPS": "no weights"}

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gem3d_core.codec import Haar, fit_haar, haar, inverse_haar, load_codec, open_kl, psnr
+from gem3d_core.codec import Haar, fit_haar, haar, in_batches, inverse_haar, load_codec, open_kl, psnr
 from gem3d_core.errors import BadInput, NotAvailable
 from gem3d_core.hub import find_kl
 from gem3d_core.kl_training import train_kl
@@ -170,3 +170,20 @@ def test_psnr_of_a_constant_error_in_closed_form(error: float) -> None:
 def test_psnr_clamps_the_reconstruction_and_bounds_the_lossless() -> None:
     slices = torch.ones(2, 8, 8)
     assert psnr(slices, slices + 5) == psnr(slices, slices) == pytest.approx(10 * math.log10(4 / 1e-20))
+
+
+def test_a_batch_of_slices_that_does_not_fit_into_memory_is_halved() -> None:
+    most, sizes = 3, list[int]()
+
+    def double(slices: Tensor) -> Tensor:
+        if len(slices) > most:
+            raise torch.OutOfMemoryError("no room")
+        sizes.append(len(slices))
+        return 2 * slices
+
+    x = torch.arange(10.0)
+    assert torch.equal(in_batches(double, 8, x), 2 * x)
+    assert sizes == [2, 2, 2, 2, 2]
+    most = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        in_batches(double, 8, x)

@@ -11,15 +11,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gem3d_core.checkpoints import NetworkFacts, load_checkpoint
+from gem3d_core.checkpoints import load_checkpoint
 from gem3d_core.errors import BadInput, Gem3dError
 from gem3d_core.launch import Job, train_job, train_job_in_processes
 from gem3d_core.ranks import Ranks
-from gem3d_core.settings import DiffusionSpec, TrainSpec, UNetSpec
+from gem3d_core.settings import ConditionSpec, DiffusionSpec, NetworkFacts, TrainSpec, UNetSpec
 from gem3d_core.stopping import Interrupted
 
 UNET = UNetSpec(base_channels=8, multipliers=(1, 2), blocks=1, attention_at=(2,), head_channels=4, norm_groups=4)
-FACTS = NetworkFacts("slice", UNET, latent_channels=4, mask_channels=2, offset=True, window=4)
+FACTS = NetworkFacts("slice", UNET, 4, 2, ConditionSpec(window=4))
 CPU = torch.device("cpu")
 
 

@@ -6,19 +6,18 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from gem3d_core.bench.effort import watched
-from gem3d_core.checkpoints import NetworkFacts
 from gem3d_core.memory import (
     OVERHEAD,
-    PROCESS_BYTES,
+    blank_arguments,
     largest_batch,
     live_bytes,
-    slices_that_decode,
+    slices_that_pass,
     weight_bytes,
     windows_that_fit,
 )
 from gem3d_core.models import build
 from gem3d_core.networks import VolumeNetwork
-from gem3d_core.settings import UNetSpec
+from gem3d_core.settings import ConditionSpec, NetworkFacts, UNetSpec
 
 SIZE = (16, 12)
 MIB = 2**20
@@ -27,7 +26,7 @@ MIB = 2**20
 @pytest.fixture(scope="module")
 def network() -> VolumeNetwork:
     spec = UNetSpec(base_channels=32, multipliers=(1, 2), blocks=1, attention_at=(2,), head_channels=16, norm_groups=8)
-    made = build(NetworkFacts("volume", spec, 16, 4, offset=True, window=8), seed=0)
+    made = build(NetworkFacts("volume", spec, 16, 4, ConditionSpec(window=8)), seed=0)
     assert isinstance(made, VolumeNetwork)
     return made.requires_grad_(requires_grad=False)
 
@@ -47,25 +46,24 @@ def test_the_largest_batch_is_the_last_that_fits() -> None:
 
 def test_a_batch_that_was_found_keeps_its_budget(network: VolumeNetwork) -> None:
     room = 200 * MIB
-    windows = windows_that_fit(network, SIZE, PROCESS_BYTES + weight_bytes(network) + room)
-    slices = windows * network.slots.n
-    x, t, offset = torch.zeros(slices, 36, *SIZE), torch.zeros(slices, dtype=torch.long), torch.zeros(slices)
-    network(x[:8], t[:8], class_labels=offset[:8])  # libraries set themselves up
+    windows = windows_that_fit(network, SIZE, room)
+    few, many = (blank_arguments(network.facts, k * network.n, SIZE) for k in (1, windows))
+    network(*few)  # libraries set themselves up
     with torch.no_grad():
-        _, effort = watched(lambda: network(x, t, class_labels=offset), torch.device("cpu"))
+        _, effort = watched(lambda: network(*many), torch.device("cpu"))
     assert windows > 8
     assert room / 5 < effort.peak_bytes < room
 
 
 def test_more_memory_is_more_windows_and_there_is_always_one(network: VolumeNetwork) -> None:
-    found = [windows_that_fit(network, SIZE, gib * 2**30) for gib in (0.5, 1.5, 2, 4)]
+    found = [windows_that_fit(network, SIZE, mib * MIB) for mib in (0, 100, 200, 400)]
     assert found[0] == 1
     assert found == sorted(set(found))
 
 
-def test_an_autoencoder_decodes_what_fits() -> None:
+def test_an_autoencoder_takes_what_fits() -> None:
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
     model = AutoencoderKL(block_out_channels=(16, 32), norm_num_groups=8, latent_channels=4, **blocks)
-    found = [slices_that_decode(model, (32, 32), gib * 2**30) for gib in (0.5, 1.1, 1.5)]
+    found = [slices_that_pass(model, (32, 32), mib * MIB) for mib in (0, 100, 400)]
     assert found[0] == 1
     assert found == sorted(set(found))

@@ -5,21 +5,22 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from configs import load
-from gem3d_core.denoise import Conditions, predict_at_position, predict_slices
+from gem3d_core.conditions import Conditions
+from gem3d_core.denoise import predict_at_position, predict_slices
+from gem3d_core.models import build
 from gem3d_core.networks import (
     SliceAttention,
     SliceConv,
+    SliceNetwork,
     VolumeNetwork,
     count_parameters,
     embed_position,
     position_network,
-    slice_network,
 )
-from gem3d_core.settings import UNetSpec
+from gem3d_core.settings import ConditionSpec, NetworkFacts, UNetSpec
 
 SMALL = UNetSpec(base_channels=16, multipliers=(1, 2, 2), blocks=1, attention_at=(2, 4), head_channels=8, norm_groups=8)
 LATENT, MASK, N = 4, 3, 5
@@ -33,26 +34,28 @@ def test_paper_models_run_forward_and_backward_at_reduced_width(profile: str) ->
     narrow = {"base_channels": 32, "head_channels": 16, "norm_groups": 16}
     spec, position = replace(config.unet, **narrow), replace(config.position_unet, **narrow)
     n = 3
-    network = VolumeNetwork(slice_network(spec, 12, 4, offset=config.condition.slice_offset), spec, n)
-    x, t = torch.randn(n, 12, 16, 16), torch.full((n,), 500)
-    network(x, t).square().mean().backward()
+    network = build(NetworkFacts("volume", spec, 4, 4, replace(config.condition, window=n)), seed=0)
+    assert isinstance(network, VolumeNetwork)
+    x, t = torch.randn(n, 4, 16, 16), torch.full((n,), 500)
+    network(x, t, Conditions(x, x, torch.zeros(n), torch.ones(n))).square().mean().backward()
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in network.volumetric_parameters().values())
     unet = position_network(position, 4)
-    predicted = unet(x[:, :4], t, encoder_hidden_states=embed_position(torch.tensor([0.0, 0.5, 1.0]))).sample
+    predicted = unet(x, t, encoder_hidden_states=embed_position(torch.tensor([0.0, 0.5, 1.0]))).sample
     assert predicted.shape == (n, 4, 16, 16)
     predicted.square().mean().backward()
     assert all(p.grad is not None for p in unet.parameters())
 
 
-def small_slice_network(*, offset: bool = True) -> UNet2DModel:
-    torch.manual_seed(0)
-    return slice_network(SMALL, 2 * LATENT + MASK, LATENT, offset=offset)
+def small_slice_network(*, offset: bool = True) -> SliceNetwork:
+    network = build(NetworkFacts("slice", SMALL, LATENT, MASK, ConditionSpec(window=N, slice_offset=offset)), seed=0)
+    assert isinstance(network, SliceNetwork)
+    return network
 
 
 def small_volume_network(*, offset: bool = True) -> VolumeNetwork:
-    torch.manual_seed(0)
-    slices = slice_network(SMALL, 2 * LATENT + MASK, LATENT, offset=offset)
-    return VolumeNetwork(slices, SMALL, N)
+    network = build(NetworkFacts("volume", SMALL, LATENT, MASK, ConditionSpec(window=N, slice_offset=offset)), seed=0)
+    assert isinstance(network, VolumeNetwork)
+    return network
 
 
 def inputs(windows: int = 2) -> tuple[Tensor, Tensor, Conditions]:
@@ -63,16 +66,18 @@ def inputs(windows: int = 2) -> tuple[Tensor, Tensor, Conditions]:
         return torch.randn(count, channels, 8, 12, generator=rng)
 
     t = torch.randint(1000, (windows,), generator=rng).repeat_interleave(N)
-    return noise(LATENT), t, Conditions(noise(MASK), noise(LATENT), torch.arange(N).repeat(windows) - 2.0)
+    offset = torch.arange(N).repeat(windows) - 2.0
+    return noise(LATENT), t, Conditions(noise(MASK), noise(LATENT), offset, torch.ones(count))
 
 
 @pytest.mark.parametrize("profile", PAPER)
 def test_paper_models_have_the_releases_parameters(profile: str) -> None:
     config = load(profile)
+    facts = NetworkFacts("volume", config.unet, 4, 4, config.condition)
     with torch.device("meta"):
-        slices = slice_network(config.unet, 12, 4, offset=config.condition.slice_offset)
-        slice_parameters = count_parameters(slices)
-        volume = VolumeNetwork(slices, config.unet, config.condition.window)
+        slice_parameters = count_parameters(build(replace(facts, kind="slice"), seed=0))
+        volume = build(facts, seed=0)
+    assert isinstance(volume, VolumeNetwork)
     assert round(slice_parameters / 1e6, 1) == 274.1
     assert round((count_parameters(volume) - slice_parameters) / 1e6, 1) == 93.8
     trained = sum(p.numel() for p in volume.volumetric_parameters().values())
@@ -123,7 +128,8 @@ def test_volumetric_layers_start_as_the_identity_bit_for_bit() -> None:
 def test_volume_network_starts_as_the_slice_network() -> None:
     """In float64: single precision rounds differently where the added layers leave another memory layout."""
     x, t, cond = inputs()
-    x, cond = x.double(), Conditions(cond.mask.double(), cond.informed.double(), cond.offset)
+    assert cond.informed is not None
+    x, cond = x.double(), replace(cond, mask=cond.mask.double(), informed=cond.informed.double())
     slices, volume = small_slice_network(offset=False).double(), small_volume_network(offset=False).double()
     with torch.no_grad():
         expected = predict_slices(slices, cond)(x, t)
@@ -164,7 +170,7 @@ def test_only_volumetric_layers_can_be_trained_by_name() -> None:
 
 def test_the_offset_reaches_the_prediction_only_where_it_is_embedded() -> None:
     x, t, cond = inputs()
-    moved = Conditions(cond.mask, cond.informed, cond.offset + 3)
+    moved = replace(cond, offset=cond.offset + 3)
     for offset in (True, False):
         network = small_volume_network(offset=offset).eval()
         with torch.no_grad():
@@ -175,7 +181,7 @@ def test_the_offset_reaches_the_prediction_only_where_it_is_embedded() -> None:
 def test_an_offset_and_its_negative_are_told_apart() -> None:
     x, t, cond = inputs()
     network = small_volume_network().eval()
-    mirrored = Conditions(cond.mask, cond.informed, -cond.offset)
+    mirrored = replace(cond, offset=-cond.offset)
     with torch.no_grad():
         difference = (predict_slices(network, cond)(x, t) - predict_slices(network, mirrored)(x, t)).abs()
     assert float(difference[0].max()) > 0
@@ -206,7 +212,7 @@ def test_position_embedding_is_the_sinusoid_of_a_thousand_p() -> None:
 def test_heads_of_the_paper_hold_32_channels() -> None:
     config = load("brats-paper")
     with torch.device("meta"):
-        volume = VolumeNetwork(slice_network(config.unet, 12, 4, offset=False), config.unet, 16)
+        volume = build(NetworkFacts("volume", config.unet, 4, 4, config.condition), seed=0)
         position = position_network(config.position_unet, 4)
     for module in volume.modules():
         if isinstance(module, SliceAttention):

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 from gem3d_core.codec import Haar
-from gem3d_core.networks import VolumeNetwork, slice_network
+from gem3d_core.models import build
+from gem3d_core.networks import VolumeNetwork
 from gem3d_core.reference import Algorithm1, draw_reference
 from gem3d_core.resampling import Recipe, VolumeModel, draw_volumes
 from gem3d_core.sampling import VolumeRequest, sample_volumes
 from gem3d_core.schedule import make_schedule
-from gem3d_core.settings import ConditionSpec, DiffusionSpec, SampleSpec, UNetSpec
+from gem3d_core.settings import ConditionSpec, DiffusionSpec, NetworkFacts, SampleSpec, UNetSpec
 from gem3d_core.windows import plan_windows
 
 UNET = UNetSpec(base_channels=8, multipliers=(1, 2), blocks=1, attention_at=(2,), head_channels=8, norm_groups=4)
@@ -30,8 +31,9 @@ STEPS = 3
 @lru_cache(maxsize=2)
 def network(*, offset: bool = True) -> VolumeNetwork:
     """A volume network with random weights everywhere, so that slices do influence each other."""
+    volume = build(NetworkFacts("volume", UNET, C, M, ConditionSpec(window=N, slice_offset=offset)), seed=0)
+    assert isinstance(volume, VolumeNetwork)
     torch.manual_seed(0)
-    volume = VolumeNetwork(slice_network(UNET, 2 * C + M, C, offset=offset), UNET, N)
     for p in volume.volumetric_parameters().values():
         p.data += 0.05 * torch.randn(p.shape)
     for module in volume.modules():
@@ -59,7 +61,7 @@ def expected(
 
 
 def assert_equal(diffusion: DiffusionSpec, spec: SampleSpec, *, offset: bool = True) -> None:
-    drawn = dict(sample_volumes(network(offset=offset), REQUESTS, make_schedule(diffusion), spec, N, CPU))
+    drawn = dict(sample_volumes(network(offset=offset), REQUESTS, make_schedule(diffusion), spec, CPU))
     volumes, _ = expected(diffusion, spec.overlap, spec.eta, offset=offset)
     for name, volume in volumes.items():
         assert float(volume.abs().amax(dim=(1, 2, 3)).min()) > 1e-3, "a slice that was never written is zero"
@@ -116,7 +118,7 @@ def test_the_paper_takes_200_steps() -> None:
 
 def test_from_voxels_to_voxels_both_are_the_same() -> None:
     codec = Haar(1, torch.zeros(4), torch.ones(4))
-    model = VolumeModel(network(), codec, make_schedule(COSINE), ConditionSpec(window=N), (1,), CPU)
+    model = VolumeModel(network(), codec, make_schedule(COSINE), (1,), CPU)
     rng = torch.Generator().manual_seed(0)
     mask = torch.randint(0, 2, (9, 2 * H, 2 * W), generator=rng)
     outline = torch.rand(mask.shape, generator=rng) > 0.2

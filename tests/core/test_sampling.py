@@ -11,15 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
+from gem3d_core.conditions import Conditions
 from gem3d_core.errors import Gem3dError, NotAvailable
-from gem3d_core.networks import VolumeNetwork, position_network, slice_network
+from gem3d_core.models import build
+from gem3d_core.networks import SliceNetwork, VolumeNetwork, position_network
 from gem3d_core.sampling import VolumeRequest, count_windows, sample_slices, sample_volumes
 from gem3d_core.schedule import make_schedule
-from gem3d_core.settings import DiffusionSpec, SampleSpec, UNetSpec
+from gem3d_core.settings import ConditionSpec, DiffusionSpec, NetworkFacts, SampleSpec, UNetSpec
 from gem3d_core.windows import plan_windows
 
 UNET = UNetSpec(base_channels=8, multipliers=(1, 2), blocks=1, attention_at=(2,), head_channels=8, norm_groups=4)
 C, M, H, W, N = 2, 2, 4, 4, 6
+FACTS = NetworkFacts("volume", UNET, C, M, ConditionSpec(window=N))
 CPU = torch.device("cpu")
 SCHEDULE = make_schedule(DiffusionSpec())
 FAST = SampleSpec(solver="dpm++", steps=4, overlap=2, batch=8)
@@ -33,8 +36,9 @@ SPECS = [
 @lru_cache(maxsize=1)
 def network() -> VolumeNetwork:
     """A volume network with random weights everywhere, so that slices do influence each other."""
+    volume = build(FACTS, seed=0)
+    assert isinstance(volume, VolumeNetwork)
     torch.manual_seed(0)
-    volume = VolumeNetwork(slice_network(UNET, 2 * C + M, C, offset=True), UNET, N)
     for p in volume.volumetric_parameters().values():
         p.data += 0.05 * torch.randn(p.shape)
     for module in volume.modules():
@@ -59,7 +63,7 @@ REQUESTS = [
 
 
 def sample(requests: list[VolumeRequest], spec: SampleSpec) -> dict[str, Tensor]:
-    return dict(sample_volumes(network(), requests, SCHEDULE, spec, N, CPU))
+    return dict(sample_volumes(network(), requests, SCHEDULE, spec, CPU))
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s.solver}-eta{s.eta:g}-x{s.resample}")
@@ -89,7 +93,7 @@ def test_a_compiled_network_sees_batches_of_one_size_and_draws_the_same() -> Non
     compiled, counter = copy.deepcopy(network()), CompileCounter()
     compiled.compile_for_sampling(counter)
     plain, drawn = (
-        dict(sample_volumes(net, REQUESTS, SCHEDULE, replace(FAST, batch=3), N, CPU)) for net in (network(), compiled)
+        dict(sample_volumes(net, REQUESTS, SCHEDULE, replace(FAST, batch=3), CPU)) for net in (network(), compiled)
     )
     assert counter.frame_count == 1
     for name, volume in plain.items():
@@ -99,15 +103,16 @@ def test_a_compiled_network_sees_batches_of_one_size_and_draws_the_same() -> Non
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU takes a C++ compiler")
 def test_what_the_compiler_makes_for_a_cpu_draws_the_same() -> None:
-    torch.manual_seed(0)
     small = replace(UNET, multipliers=(1,), attention_at=(1,))
-    plain = VolumeNetwork(slice_network(small, 2 * C + M, C, offset=True), small, N).requires_grad_(False).eval()
+    plain = build(replace(FACTS, unet=small), seed=0).requires_grad_(requires_grad=False).eval()
+    assert isinstance(plain, VolumeNetwork)
+    torch.manual_seed(0)
     for p in plain.volumetric_parameters().values():
         p.data += 0.05 * torch.randn(p.shape)
     compiled = copy.deepcopy(plain)
     compiled.compile_for_sampling()
     spec = replace(FAST, steps=2, batch=2)
-    expected, drawn = (dict(sample_volumes(net, REQUESTS[:3], SCHEDULE, spec, N, CPU)) for net in (plain, compiled))
+    expected, drawn = (dict(sample_volumes(net, REQUESTS[:3], SCHEDULE, spec, CPU)) for net in (plain, compiled))
     for name, volume in expected.items():
         torch.testing.assert_close(drawn[name], volume, atol=1e-4, rtol=0)
 
@@ -163,13 +168,13 @@ def test_slices_past_the_end_do_not_depend_on_what_is_dropped() -> None:
 def test_known_slots_are_given_to_the_network_as_their_finished_slices() -> None:
     """The informed slice of a later window is the finished slice at its edge, at the offset the plan says."""
     r = REQUESTS[0]
-    calls: list[tuple[Tensor, Tensor, Tensor]] = []
+    calls: list[tuple[Tensor, Tensor, Conditions]] = []
 
-    def record(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-        x, t = args
-        calls.append((x.clone(), t.clone(), kwargs["class_labels"].clone()))
+    def record(_module: nn.Module, args: tuple[Tensor, Tensor, Conditions]) -> None:
+        x, t, cond = args
+        calls.append((x.clone(), t.clone(), cond))
 
-    handle = network().register_forward_pre_hook(record, with_kwargs=True)
+    handle = network().register_forward_pre_hook(record)
     try:
         drawn = sample([r], replace(FAST, batch=1))[r.name]
     finally:
@@ -178,21 +183,22 @@ def test_known_slots_are_given_to_the_network_as_their_finished_slices() -> None
     plan = plan_windows(15, N, FAST.overlap, r.start, FAST.first_window)
     first_calls = calls[:: FAST.steps]
     assert len(first_calls) == len(plan)
-    starts = torch.stack([x[:, :C] for x, _, _ in first_calls]).flatten(1)  # at t = 999 there is noise alone
+    starts = torch.stack([x for x, _, _ in first_calls]).flatten(1)  # at t = 999 there is noise alone
     assert float((torch.corrcoef(starts) - torch.eye(len(plan))).abs().max()) < 0.6, "windows share their noise"
     by_offsets = {(tuple(w.offsets()), w.start): w for w in plan}
-    for x, t, labels in first_calls:
+    for _, t, cond in first_calls:
         assert t.tolist() == [999] * N
         matches = [
             w
             for w in by_offsets.values()
-            if torch.equal(labels, torch.tensor(w.offsets(), dtype=torch.float32))
-            and torch.equal(x[:, C : C + M], r.condition[w.start : w.start + N])
+            if torch.equal(cond.offset, torch.tensor(w.offsets(), dtype=torch.float32))
+            and torch.equal(cond.mask, r.condition[w.start : w.start + N])
         ]
         assert len(matches) == 1
         window = matches[0]
-        expected = r.informed if window.after is None else drawn[window.informed]
-        assert torch.equal(x[:, C + M :], expected.expand(N, -1, -1, -1))
+        expected = r.informed if window.given else drawn[window.informed]
+        assert cond.informed is not None
+        assert torch.equal(cond.informed, expected.expand(N, -1, -1, -1))
 
 
 def test_a_slice_begins_with_the_same_noise_wherever_its_window_lies() -> None:
@@ -206,7 +212,7 @@ def test_a_slice_begins_with_the_same_noise_wherever_its_window_lies() -> None:
 def _first_noise(spec: SampleSpec) -> dict[int, Tensor]:
     """What the network first sees of every slice that it draws, where there is noise alone."""
     r, calls = REQUESTS[0], list[Tensor]()
-    handle = network().register_forward_pre_hook(lambda _module, args: calls.append(args[0][:, :C].clone()))
+    handle = network().register_forward_pre_hook(lambda _module, args: calls.append(args[0].clone()))
     try:
         sample([r], spec)
     finally:
@@ -225,7 +231,7 @@ def test_no_more_volumes_are_read_than_fit_the_batch() -> None:
             taken.append(f"v{k}")
             yield request(taken[-1], N, 0, seed=k)
 
-    stream = sample_volumes(network(), lazily(), SCHEDULE, replace(FAST, batch=2), N, CPU)
+    stream = sample_volumes(network(), lazily(), SCHEDULE, replace(FAST, batch=2), CPU)
     next(stream)
     assert len(taken) <= 3
     assert len(list(stream)) == 5
@@ -235,7 +241,7 @@ def test_no_more_volumes_are_read_than_fit_the_batch() -> None:
 def test_progress_counts_every_window() -> None:
     counted: list[int] = []
     spec = replace(FAST, batch=3)
-    list(sample_volumes(network(), REQUESTS, SCHEDULE, spec, N, CPU, counted.append))
+    list(sample_volumes(network(), REQUESTS, SCHEDULE, spec, CPU, counted.append))
     assert sum(counted) == sum(len(plan_windows(len(r.condition), N, 2, r.start, "fewest")) for r in REQUESTS)
     assert max(counted) <= 3
 
@@ -243,18 +249,13 @@ def test_progress_counts_every_window() -> None:
 def test_the_middle_start_estimates_the_windows() -> None:
     for first in ("at_start", "fewest"):
         expected = len(plan_windows(15, N, 2, 7, first)) + 2
-        assert count_windows([15, N, 1], N, replace(FAST, first_window=first)) == expected
-
-
-def test_a_window_length_that_the_network_was_not_built_for_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"n=3 slices for a volume network of n=6"):
-        list(sample_volumes(network(), REQUESTS, SCHEDULE, FAST, 3, CPU))
+        assert count_windows([15, N, 1], FACTS.condition, replace(FAST, first_window=first)) == expected
 
 
 def test_a_slice_network_samples_volumes_too() -> None:
-    torch.manual_seed(1)
-    slices = slice_network(UNET, 2 * C + M, C, offset=False).requires_grad_(requires_grad=False).eval()
-    drawn = dict(sample_volumes(slices, REQUESTS[:2], SCHEDULE, FAST, N, CPU))
+    slices = build(replace(FACTS, kind="slice"), seed=1).requires_grad_(requires_grad=False).eval()
+    assert isinstance(slices, SliceNetwork)
+    drawn = dict(sample_volumes(slices, REQUESTS[:2], SCHEDULE, FAST, CPU))
     assert all(bool(v.isfinite().all()) for v in drawn.values())
     assert len(drawn) == 2
 
@@ -276,11 +277,11 @@ def test_generated_slices_do_not_depend_on_their_batch() -> None:
 def test_a_batch_that_does_not_fit_into_memory_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, forward, limit, sizes = sample(REQUESTS, FAST), VolumeNetwork.forward, 3, list[int]()
 
-    def small(self: VolumeNetwork, x: Tensor, t: Tensor, class_labels: Tensor | None = None) -> Tensor:
+    def small(self: VolumeNetwork, x: Tensor, t: Tensor, cond: Conditions) -> Tensor:
         if len(x) > limit * N:
             raise torch.OutOfMemoryError("no room")
         sizes.append(len(x) // N)
-        return forward(self, x, t, class_labels)
+        return forward(self, x, t, cond)
 
     monkeypatch.setattr(VolumeNetwork, "forward", small)
     for name, drawn in sample(REQUESTS, FAST).items():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gem3d_core.errors import BadInput
 from gem3d_core.prepare_spec import SplitSpec
-from gem3d_core.split import split_cases
+from gem3d_core.split import evenly, split_cases
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 CASES = [f"case_{i:02d}" for i in range(10)]
@@ -121,3 +121,8 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_cases_named_twice_are_refused() -> None:
     with pytest.raises(BadInput, match=r"twice.*case_00"):
         split_cases([*CASES, "case_00"], SplitSpec())
+
+
+def test_evenly_spaced() -> None:
+    assert evenly(range(10), 4) == [0, 2, 5, 7]
+    assert evenly([1, 2], 4) == evenly([1, 2], None) == [1, 2]

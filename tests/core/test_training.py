@@ -11,15 +11,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from gem3d_core.batches import LatentCase, draw_windows
-from gem3d_core.checkpoints import NetworkFacts, load_checkpoint, load_facts, save_checkpoint, save_network
+from gem3d_core.checkpoints import load_checkpoint, load_facts, save_checkpoint, save_network
 from gem3d_core.denoise import predict_slices
 from gem3d_core.errors import Gem3dError
 from gem3d_core.models import (
@@ -30,9 +30,9 @@ from gem3d_core.models import (
     train_slice_model,
     tune_volume_model,
 )
-from gem3d_core.networks import VolumeNetwork
+from gem3d_core.networks import SliceNetwork, VolumeNetwork
 from gem3d_core.schedule import make_schedule
-from gem3d_core.settings import DiffusionSpec, TrainSpec, UNetSpec
+from gem3d_core.settings import ConditionSpec, DiffusionSpec, NetworkFacts, TrainSpec, UNetSpec
 from gem3d_core.stopping import Interrupted
 from gem3d_core.training import (
     Draw,
@@ -46,11 +46,12 @@ from gem3d_core.training import (
 
 UNET = UNetSpec(base_channels=8, multipliers=(1, 2), blocks=1, attention_at=(2,), head_channels=8, norm_groups=4)
 C, M, N = 2, 2, 4
-SLICE = NetworkFacts("slice", UNET, C, M, offset=True, window=N)
+SLICE = NetworkFacts("slice", UNET, C, M, ConditionSpec(window=N))
 VOLUME = replace(SLICE, kind="volume")
-POSITION = replace(SLICE, kind="position", mask_channels=0, offset=False)
+POSITION = replace(SLICE, kind="position", mask_channels=0)
 SPEC = TrainSpec(steps=10, batch=3, slices_per_window=2, warmup=3, ema=0.9, cosine_decay=True, checkpoint_every=3)
 SCHEDULE = make_schedule(DiffusionSpec())
+LOSS = partial(diffusion_loss, schedule=SCHEDULE)
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -211,7 +212,7 @@ def root_draw(network: Root) -> Draw:
 def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(tmp_path: Path) -> None:
     network = Root(0.0)
     with pytest.raises(Gem3dError, match="the gradient became inf at step 1 on these, slices"):
-        train(network, dict(network.named_parameters()), root_draw(network), SCHEDULE, SPEC, 0, tmp_path, CPU)
+        train(network, dict(network.named_parameters()), root_draw(network), LOSS, SPEC, 0, tmp_path, CPU)
     assert float(network.w) == 0
 
 
@@ -222,7 +223,7 @@ def test_the_moving_average_is_what_is_returned(tmp_path: Path) -> None:
         network,
         dict(network.named_parameters()),
         root_draw(network),
-        SCHEDULE,
+        LOSS,
         replace(SPEC, learning_rate=0.05),
         0,
         tmp_path,
@@ -255,7 +256,7 @@ def test_stage_two_starts_from_the_average_of_stage_one_and_leaves_it_alone(
     folder, (slice_weights, trained_one) = stage_one
     weights, trained = tune_volume_model(VOLUME, folder / "weights.safetensors", training(tmp_path))
     frozen = {name: tensor for name, tensor in weights.items() if name not in trained.ema}
-    plain = {name.removeprefix("unet.").replace(".spatial.", "."): tensor for name, tensor in frozen.items()}
+    plain = {name.removeprefix("slices.").replace(".spatial.", "."): tensor for name, tensor in frozen.items()}
     assert plain.keys() == slice_weights.keys()
     assert all(torch.equal(plain[name], trained_one.ema[name]) for name in plain)
 
@@ -272,12 +273,12 @@ def test_stage_two_holds_gradients_for_volumetric_layers_only(tmp_path: Path) ->
     assert isinstance(network, VolumeNetwork)
 
     def draw(rng: torch.Generator) -> list[Example]:
-        batch = draw_windows(cases(), 2, N, N, rng)
+        batch = draw_windows(cases(), 2, SLICE.condition, N, rng)
         t = draw_timesteps(2, N, SCHEDULE, rng)
         return [Example(batch.clean, batch.clean, t, predict_slices(network, batch.conditions), batch.names)]
 
     volumetric = network.volumetric_parameters()
-    train(network, volumetric, draw, SCHEDULE, replace(SPEC, steps=1), 0, tmp_path, CPU)
+    train(network, volumetric, draw, LOSS, replace(SPEC, steps=1), 0, tmp_path, CPU)
     assert {name for name, p in network.named_parameters() if p.requires_grad} == set(volumetric)
     assert {name for name, p in network.named_parameters() if p.grad is not None} == set(volumetric)
 
@@ -286,9 +287,9 @@ def test_stage_two_begins_with_the_loss_of_the_slice_model(stage_one: tuple[Path
     """The volume model equals the slice model at its start: the first batch costs both the same."""
     _, trained = tune_volume_model(VOLUME, stage_one[0] / "weights.safetensors", training(tmp_path))
     network = load_network(stage_one[0] / "network.json", stage_one[0] / "weights.safetensors", CPU)
-    assert isinstance(network, UNet2DModel)
+    assert isinstance(network, SliceNetwork)
     rng = torch.Generator().manual_seed(11)
-    batch = draw_windows(cases(), SPEC.batch, N, N, rng)
+    batch = draw_windows(cases(), SPEC.batch, SLICE.condition, N, rng)
     t = draw_timesteps(SPEC.batch, N, SCHEDULE, rng)
     eps = torch.randn(batch.clean.shape, generator=rng)
     example = Example(batch.clean, eps, t, predict_slices(network, batch.conditions), batch.names)

@@ -6,20 +6,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from gem3d_core.batches import LatentCase
-from gem3d_core.checkpoints import NetworkFacts, save_network
-from gem3d_core.costs import network_cost, plan_training, step_bytes
+from gem3d_core.checkpoints import save_network
+from gem3d_core.conditions import Conditions
+from gem3d_core.costs import network_cost, plan_training, step_bytes, training_units
+from gem3d_core.errors import Gem3dError
+from gem3d_core.launch import Job, train_job
 from gem3d_core.memory import OVERHEAD, PROCESS_BYTES
 from gem3d_core.models import Training, TrainingPlan, build, train_position_model, train_slice_model, tune_volume_model
+from gem3d_core.networks import SliceNetwork
 from gem3d_core.schedule import make_schedule
-from gem3d_core.settings import DiffusionSpec, TrainSpec, UNetSpec
+from gem3d_core.settings import ConditionSpec, DiffusionSpec, NetworkFacts, TrainSpec, UNetSpec
 from gem3d_core.training import Trained
 
 UNET = UNetSpec(base_channels=8, multipliers=(1, 2), blocks=1, attention_at=(2,), head_channels=8, norm_groups=4)
 C, M, N = 2, 2, 4
-FACTS = NetworkFacts("slice", UNET, C, M, offset=True, window=N)
+FACTS = NetworkFacts("slice", UNET, C, M, ConditionSpec(window=N))
 SPEC = TrainSpec(steps=3, batch=4, slices_per_window=2, warmup=1, ema=0.5)
 CPU = torch.device("cpu")
 
@@ -43,7 +48,7 @@ def run(kind: str, folder: Path, plan: TrainingPlan) -> tuple[dict[str, Tensor],
     if kind == "slice":
         return train_slice_model(FACTS, training)
     if kind == "position":
-        return train_position_model(replace(FACTS, kind="position", mask_channels=0, offset=False), training)
+        return train_position_model(replace(FACTS, kind="position", mask_channels=0), training)
     save_network(folder / "slice", FACTS, build(FACTS, seed=1).state_dict())
     return tune_volume_model(replace(FACTS, kind="volume"), folder / "slice" / "weights.safetensors", training)
 
@@ -68,9 +73,60 @@ def test_a_budget_makes_the_fewest_pieces_that_fit() -> None:
     def plan(room: float) -> TrainingPlan:
         return plan_training(facts, 8, N, (16, 12), PROCESS_BYTES + state + OVERHEAD * room)
 
-    assert plan(bytes_of[8] * 1.001) == TrainingPlan(1)
-    assert plan(bytes_of[8] * 0.95) == TrainingPlan(2)
-    assert plan(bytes_of[4] * 1.001) == TrainingPlan(2)
-    assert plan(bytes_of[1] * 1.001) == TrainingPlan(8)
+    assert plan(bytes_of[8] * 1.001) == TrainingPlan(1, units=8)
+    assert plan(bytes_of[8] * 0.95) == TrainingPlan(2, units=8)
+    assert plan(bytes_of[4] * 1.001) == TrainingPlan(2, units=8)
+    assert plan(bytes_of[1] * 1.001) == TrainingPlan(8, units=8)
     assert lean[1] < bytes_of[1] < lean[2], "otherwise the next line says nothing"
-    assert plan(bytes_of[1] * 0.99) == plan(lean[1] * 1.01) == plan(0) == TrainingPlan(8, recompute=True)
+    assert plan(bytes_of[1] * 0.99) == plan(lean[1] * 1.01) == plan(0) == TrainingPlan(8, recompute=True, units=8)
+
+
+def test_slices_of_stage_1_are_cut_apart_and_windows_are_not() -> None:
+    spec = TrainSpec(steps=1, batch=6, slices_per_window=2)
+    assert training_units(FACTS, spec) == (12, 1)
+    assert training_units(FACTS, spec, processes=3) == (4, 1)
+    assert training_units(replace(FACTS, kind="volume"), spec) == (6, N)
+    assert training_units(replace(FACTS, kind="position"), spec) == (6, 1)
+
+
+def test_a_plan_is_divided_until_every_piece_is_one_unit() -> None:
+    plan = TrainingPlan(units=12)
+    pieces = [plan.pieces]
+    while plan.divide():
+        pieces.append(plan.pieces)
+    assert pieces == [1, 2, 4, 12]
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_computed_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the same weights as in one piece, from the same batch."""
+    whole, forward = _trained(tmp_path / "whole"), SliceNetwork.forward
+    most, sizes = 2, list[int]()
+
+    def small(self: SliceNetwork, x: Tensor, t: Tensor, cond: Conditions) -> Tensor:
+        if len(x) > most:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+        sizes.append(len(x))
+        return forward(self, x, t, cond)
+
+    monkeypatch.setattr(SliceNetwork, "forward", small)
+    for name, weights in _trained(tmp_path / "pieces").items():
+        torch.testing.assert_close(weights, whole[name], rtol=1e-3, atol=1e-5)
+    assert set(sizes) == {2}
+    most = 0
+    with pytest.raises(Gem3dError, match="the smallest piece of a training batch does not fit"):
+        _trained(tmp_path / "none")
+
+
+def _trained(folder: Path) -> dict[str, Tensor]:
+    spec = TrainSpec(steps=3, batch=4, slices_per_window=2, warmup=1, checkpoint_every=10)
+    files = {"a": folder / "a.safetensors"}
+    folder.mkdir()
+    rng = torch.Generator().manual_seed(0)
+    image, condition = torch.randn(9, C, 8, 8, generator=rng), torch.rand(9, M, 8, 8, generator=rng)
+    save_file({"image": image, "condition": condition}, files["a"])
+    named = {case: str(file) for case, file in files.items()}
+    job = Job(FACTS, named, DiffusionSpec(), spec, seed=1, folder=str(folder / "checkpoints"))
+    weights, _ = train_job(job, torch.device("cpu"), lambda _step, _loss: None)
+    return weights

@@ -1,7 +1,7 @@
 """`gem3d bench sampling` on tiny random networks: numbers that fit together, and measurements that go on."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,12 +16,13 @@ from data_catalog import Artifact, Catalog
 from gem3d_core.bench import sampling
 from gem3d_core.bench.comparison import Comparison
 from gem3d_core.bench.sampling import Measured, Method
-from gem3d_core.checkpoints import NetworkFacts, save_network
+from gem3d_core.checkpoints import save_network
 from gem3d_core.codec import Haar
 from gem3d_core.errors import BadInput, NotAvailable
 from gem3d_core.models import build
 from gem3d_core.networks import VolumeNetwork
-from gem3d_core.settings import SampleSpec
+from gem3d_core.resampling import Recipe, VolumeModel
+from gem3d_core.settings import NetworkFacts, SampleSpec
 from tasks import bench
 from tasks.configuration import store_configuration
 from tasks.inputs import Prepared
@@ -90,7 +91,7 @@ def catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
     Haar(2, torch.zeros(16), torch.ones(16)).save(tmp_path / "codec")
     codec = {f"codec/{file.name}": file for file in (tmp_path / "codec").iterdir()}
     latents = put(catalog, "latents", "N", codec, {"label_ids": [1]}, prepared)
-    facts = NetworkFacts("volume", CONFIG.unet, 16, 2, CONFIG.condition.slice_offset, WINDOW)
+    facts = NetworkFacts("volume", CONFIG.unet, 16, 2, CONFIG.condition)
     save_network(tmp_path / "model", facts, build(facts, seed=0).state_dict())
     trained = {"condition": asdict(CONFIG.condition), "diffusion": asdict(CONFIG.diffusion)}
     files = {file.name: file for file in (tmp_path / "model").iterdir()}
@@ -150,19 +151,22 @@ def test_numbers_fit_together(catalog: Catalog) -> None:
 
 def test_stopped_it_goes_on_with_what_is_left(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple[bool, str]] = []
+    stopping = True
 
-    def noting(*arguments: object) -> Iterator[tuple[str, Measured]]:
-        for case, measured in sampling.measure(*arguments):  # type: ignore[arg-type]  # passed through
-            method = arguments[1]
-            assert isinstance(method, Method)
-            drawn.append((method.literal, case))
-            yield case, measured
-            if len(drawn) == 3:
-                raise KeyboardInterrupt
+    def noting(
+        model: VolumeModel, method: Method, recipes: Callable[[], Iterable[Recipe]], score: sampling.Score
+    ) -> dict[str, Measured]:
+        if stopping and len(drawn) == 3:
+            raise KeyboardInterrupt
+        measured = sampling.measure(model, method, recipes, score)
+        drawn.extend((method.literal, case) for case in measured)
+        return measured
 
+    monkeypatch.setattr(bench, "TOGETHER", 1)
     monkeypatch.setattr(bench, "measure", noting)
     with pytest.raises(KeyboardInterrupt):
         compare(catalog)
+    stopping = False
     resumed = compare(catalog)
     assert sorted(drawn) == sorted((literal, case) for literal in (True, False) for case in DEPTHS)
 
@@ -176,7 +180,7 @@ def test_stopped_it_goes_on_with_what_is_left(catalog: Catalog, monkeypatch: pyt
 
 def test_a_memory_budget_makes_the_batch(catalog: Catalog) -> None:
     plenty, none = compare(catalog, runtime_memory="3GiB"), compare(catalog, runtime_memory="1MiB")
-    assert plenty.ours.batch > CONFIG.resample.batch
+    assert plenty.ours.batch == 2 * len(DEPTHS), "no more than the windows of both directions of every volume"
     assert none.ours.batch == 1
     assert plenty.ours.ms_ssim == pytest.approx(none.ours.ms_ssim, abs=1e-4)
     with pytest.raises(BadInput, match=r"runtime.memory.*lots"):

@@ -49,6 +49,9 @@ def test_training_is_linear_in_the_steps() -> None:
 def test_volumes_of_all_repeats_and_kinds_of_mask_count() -> None:
     assert _load().volumes == 16  # smoke draws for true and for edited masks
     assert _load({"factor": 3, "masks.use": "true"}).volumes == 24
+    few = _load({"factor": 3, "masks.use": "true", "masks.count": 2})
+    assert few.volumes == 6
+    assert 4 * few.windows == _load({"factor": 3, "masks.use": "true"}).windows
 
 
 def test_generated_slices_cost_calls_of_a_network_and_picked_ones_none() -> None:
@@ -88,3 +91,31 @@ def test_without_its_gpu_a_profile_has_no_times_but_all_the_rest(monkeypatch: py
         "train-slices", "tune-volume", "train-informed", "resample", "evaluate",
     }  # fmt: skip
     assert told["train-slices"].network_calls == 30
+
+
+def test_a_budget_makes_the_batch_and_the_pieces_and_is_no_promise() -> None:
+    """What is told is what the stages themselves choose, and what that takes."""
+    wide = {"unet.base_channels": 128, "train_slices.batch": 64, "train_slices.slices_per_window": 4}
+    roomy, tight = (_load({**wide, "runtime.memory": size}) for size in ("64GiB", "1100MiB"))
+    whole, pieces = estimate("train-slices", roomy), estimate("train-slices", tight)
+    assert "pieces" not in whole.work
+    assert "pieces" in pieces.work
+    assert whole.memory_gib is not None
+    assert pieces.memory_gib is not None
+    assert pieces.memory_gib < whole.memory_gib
+    few, many = estimate("resample", tight), estimate("resample", roomy)
+    assert few.network_calls > many.network_calls
+    impossible = estimate("tune-volume", _load({**wide, "runtime.memory": "10MiB"}))
+    assert "more than the memory budget" in impossible.work
+    assert impossible.memory_gib is not None
+    assert impossible.memory_gib > 1
+
+
+def test_stages_that_a_system_does_without_cost_what_they_do() -> None:
+    whole = _load({"system": "ldm-3d"})
+    assert whole.drawn_under.window == 24, "20 slices, which wavelet and network halve three times"
+    assert estimate("tune-volume", whole).network_calls > 0
+    assert estimate("resample", whole).network_calls > 0
+    assert "no informed slice" in estimate("generate-informed-slices", whole).work
+    once, guided = _load(), _load({"condition.drop_informed": 0.1, "resample.informed_guidance": 2.0})
+    assert estimate("resample", guided).network_calls == 2 * estimate("resample", once).network_calls

@@ -153,8 +153,3 @@ def test_a_paired_volume_is_scored_against_its_own_real_one_which_is_not_read_ag
     assert test.continuity[case].over_real == expected
     assert [pair.drawn for pair in test.pictured] == [drawn]
     assert reading.moments[HELD_OUT]["axial"].n == SHAPE[0]
-
-
-def test_evenly_spaced() -> None:
-    assert fidelity.evenly(range(10), 4) == [0, 2, 5, 7]
-    assert fidelity.evenly([1, 2], 4) == fidelity.evenly([1, 2], None) == [1, 2]

@@ -1,0 +1,1 @@
+"""Systems of the paper: settings that are laid over those of a profile."""

@@ -1,0 +1,106 @@
+"""Scores on the features of FID that few slices bias less: the kernel distance KID, and precision and recall.
+
+All work on feature vectors (N, D) of slices, in float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gem3d_core.errors import BadInput
+
+Vectors = NDArray[np.floating]
+
+KEPT = 4000
+"""Slices of a set and plane that are kept for these scores, drawn at random."""
+SUBSETS, SUBSET = 100, 1000
+"""Of KID: how many pairs of subsets, and the largest size of one [Binkowski et al.]."""
+NEIGHBOUR = 3
+"""Of precision and recall: which neighbour's distance is the radius of a vector [Kynkaanniemi et al.]."""
+BLOCK = 1000
+"""Vectors whose distances are held at once."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """At most KEPT feature vectors of a stream, every one with the same probability whatever its length.
+
+    order (N,): a random number of each; those with the smallest are kept, so that two samples can be joined.
+    """
+
+    vectors: NDArray[np.float32]
+    order: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, vectors: Vectors, rng: np.random.Generator) -> Sample:
+        """Of the vectors of some slices."""
+        return cls(vectors.astype(np.float32), rng.random(len(vectors)))
+
+    def join(self, other: Sample) -> Sample:
+        """Of both streams."""
+        vectors, order = np.concatenate([self.vectors, other.vectors]), np.concatenate([self.order, other.order])
+        if len(order) <= KEPT:
+            return Sample(vectors, order)
+        chosen = np.sort(np.argpartition(order, KEPT)[:KEPT])
+        return Sample(vectors[chosen], order[chosen])
+
+
+def kernel_distance(real: Vectors, synthetic: Vectors, seed: int = 0) -> float:
+    """KID: the unbiased squared maximum mean discrepancy under the kernel (x y / D + 1)^3 (Binkowski et al., 2018).
+
+    Mean over SUBSETS pairs of random subsets of SUBSET vectors, or of as many as the smaller set has; can be below 0.
+    Raises BadInput where a set holds fewer than two vectors.
+    """
+    size = min(SUBSET, len(real), len(synthetic))
+    if size < 2:
+        raise BadInput(f"kernel distance of {len(real)} and {len(synthetic)} slices: expected two or more in each set")
+    rng = np.random.default_rng(seed)
+    whole = size == len(real) == len(synthetic)
+    pairs = 1 if whole else SUBSETS
+    found = [
+        _discrepancy(*(v[rng.choice(len(v), size, replace=False)].astype(np.float64) for v in (real, synthetic)))
+        for _ in range(pairs)
+    ]
+    return float(np.mean(found))
+
+
+def _discrepancy(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    n = len(x)
+
+    def kernel(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+        cubed: NDArray[np.float64] = (a @ b.T / a.shape[1] + 1) ** 3
+        return cubed
+
+    within = sum((k.sum() - np.trace(k)) / (n * (n - 1)) for k in (kernel(x, x), kernel(y, y)))
+    return float(within - 2 * kernel(x, y).mean())
+
+
+def precision_recall(real: Vectors, synthetic: Vectors) -> tuple[float, float]:
+    """Improved precision and recall (Kynkaanniemi et al., 2019), each in [0, 1].
+
+    Precision: share of synthetic vectors that lie within the radius of a real one; recall: share of real vectors within
+    that of a synthetic one. Radius: the distance to the NEIGHBOUR-th nearest of the same set, which has to hold more
+    vectors than that; raises BadInput where it does not.
+    """
+    few = min(len(real), len(synthetic))
+    if few <= NEIGHBOUR:
+        raise BadInput(f"precision and recall of sets of {few} slices: expected {NEIGHBOUR + 1} or more in each")
+    a, b = real.astype(np.float64), synthetic.astype(np.float64)
+    return _covered(b, a), _covered(a, b)
+
+
+def _covered(vectors: NDArray[np.float64], by: NDArray[np.float64]) -> float:
+    """Share of `vectors` that lie within the radius of one of `by`."""
+    radii = np.concatenate([np.partition(d, NEIGHBOUR, axis=1)[:, NEIGHBOUR] for d in _distances(by, by)])
+    inside = [(d <= radii).any(axis=1) for d in _distances(vectors, by)]
+    return float(np.concatenate(inside).mean())
+
+
+def _distances(a: NDArray[np.float64], b: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Squared distances of every vector of a to every one of b, block by block."""
+    squares = (b**2).sum(axis=1)
+    blocks = (a[first : first + BLOCK] for first in range(0, len(a), BLOCK))
+    return [np.maximum((block**2).sum(axis=1)[:, None] + squares - 2 * block @ b.T, 0) for block in blocks]

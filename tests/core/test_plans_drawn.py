@@ -1,0 +1,81 @@
+"""Whatever the plan, the process and the way of going on: a perfect denoiser gives its volume back."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from gem3d_core.conditions import Conditions
+from gem3d_core.networks import WindowNetwork
+from gem3d_core.sampling import VolumeRequest, sample_volumes
+from gem3d_core.schedule import Schedule, make_schedule
+from gem3d_core.settings import ConditionSpec, DiffusionSpec, NetworkFacts, SampleSpec, UNetSpec
+
+C, SIDE, N = 2, 4, 6
+CPU = torch.device("cpu")
+PROCESSES = [
+    DiffusionSpec(),
+    DiffusionSpec(schedule="scaled_linear"),
+    DiffusionSpec(schedule="scaled_linear", prediction="epsilon", weighting="uniform", spacing="leading"),
+    DiffusionSpec(prediction="sample", weighting="uniform"),
+]
+SAMPLERS = [
+    SampleSpec(steps=5, batch=3),
+    SampleSpec(steps=5, overlap=3, continuation="known"),
+    SampleSpec(steps=5, continuation="informed", solver="ddim", eta=1.0),
+    SampleSpec(steps=5, continuation="none", resample=2),
+    SampleSpec(steps=5, continuation="known", plan="keyframes"),
+    SampleSpec(steps=5, continuation="repaint", plan="keyframes", first_window="at_start", batch=64),
+    SampleSpec(steps=1, solver="ddim", continuation="none"),
+]
+
+
+class Oracle(WindowNetwork):
+    """Knows every slice of one volume; which ones it is asked for is written in their masks."""
+
+    def __init__(self, volume: Tensor, schedule: Schedule) -> None:
+        super().__init__()
+        self.facts = NetworkFacts("volume", UNetSpec(), C, 1, ConditionSpec(window=N, known=True, strides=(1, 3)))
+        self.volume = volume
+        self.schedule = schedule
+        self.strides: set[int] = set()
+
+    def forward(self, x: Tensor, t: Tensor, cond: Conditions) -> Tensor:
+        index = cond.mask[:, 0, 0, 0].long()
+        slots = index.reshape(-1, N)
+        self.strides |= set(slots.diff(dim=1).flatten().tolist())
+        x0 = self.volume[index]
+        alpha, sigma = (level[:, None, None, None] for level in (self.schedule.alpha(t), self.schedule.sigma(t)))
+        return self.schedule.target(x0, (x - alpha * x0) / sigma, t)
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=lambda p: f"{p.schedule}-{p.prediction}")
+@pytest.mark.parametrize("spec", SAMPLERS, ids=lambda s: f"{s.plan}-{s.continuation}-{s.steps}")
+def test_a_perfect_denoiser_gives_its_volume_back(process: DiffusionSpec, spec: SampleSpec) -> None:
+    schedule = make_schedule(process)
+    for Z, start in ((20, 7), (6, 5), (3, 0), (1, 0), (31, 30)):
+        volume = torch.randn(Z, C, SIDE, SIDE, generator=torch.Generator().manual_seed(Z))
+        mask = torch.arange(Z, dtype=torch.float32)[:, None, None, None].expand(Z, 1, SIDE, SIDE)
+        oracle = Oracle(volume, schedule)
+        request = VolumeRequest("v", mask, volume[start], start, seed=Z)
+        drawn = dict(sample_volumes(oracle, [request], schedule, spec, CPU))["v"]
+        torch.testing.assert_close(drawn, volume, atol=2e-4, rtol=0)
+        if spec.plan == "keyframes" and Z > 2 * N:
+            assert 3 in oracle.strides
+
+
+def test_known_slots_are_told_with_their_finished_latents() -> None:
+    schedule = make_schedule(DiffusionSpec())
+    volume = torch.randn(20, C, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(20, dtype=torch.float32)[:, None, None, None].expand(20, 1, SIDE, SIDE)
+    told: list[Conditions] = []
+    oracle = Oracle(volume, schedule)
+    oracle.register_forward_pre_hook(lambda _module, args: told.append(args[2]))
+    request = VolumeRequest("v", mask, volume[10], 10, seed=1)
+    spec = SampleSpec(steps=2, continuation="known", plan="keyframes", batch=1)
+    dict(sample_volumes(oracle, [request], schedule, spec, CPU))
+    known = [cond for cond in told if cond.known is not None and bool(cond.known.mask.any())]
+    assert len(known) >= 4
+    for cond in known:
+        assert cond.known is not None
+        index = cond.mask[:, 0, 0, 0].long()[cond.known.mask]
+        torch.testing.assert_close(cond.known.clean[cond.known.mask], volume[index], atol=2e-4, rtol=0)
