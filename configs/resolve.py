@@ -39,7 +39,12 @@ def load(profile: str, overrides: Mapping[str, object] | None = None) -> Config:
 
 
 def change(config: Config, overrides: Mapping[str, object]) -> Config:
-    """A configuration with dotted overrides. Raises BadInput as `load`."""
+    """A configuration with dotted overrides. Raises BadInput as `load`, and for another system: that is chosen before
+    anything is trained."""
+    if overrides.get("system", config.system) != config.system:
+        raise BadInput(
+            f"system={overrides['system']}: this was made with system={config.system}; run `gem3d enhance` anew"
+        )
     return _resolved(config.model_dump(), overrides)
 
 

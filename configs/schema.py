@@ -179,7 +179,15 @@ class Config(Section):
         """What network, conditions and sampler must have of each other."""
         condition, sampler = self.condition, self.resample
         adversarial = self.tune_volume.objective == "adversarial"
+        slices = {self.train_slices.objective, self.train_informed.objective}
         needs = [
+            (slices != {"diffusion"}, False, "objective=adversarial", "tune_volume, which trains a whole network"),
+            (
+                condition.slice_offset,
+                self.generator != "whole",
+                "condition.slice_offset=true",
+                "generator=volume or slice",
+            ),
             (sampler.continuation == "known", condition.known, "resample.continuation=known", "condition.known=true"),
             (condition.known, self.generator == "volume", "condition.known=true", "generator=volume"),
             (condition.strided, self.generator == "volume", "condition.strides beyond 1", "generator=volume"),

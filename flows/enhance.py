@@ -21,7 +21,6 @@ from flows.stages import (
     train_slices_flow,
     tune_volume_flow,
 )
-from gem3d_core.errors import BadInput
 from tasks.configuration import store_configuration
 from tasks.inputs import DatasetRefs
 from tasks.showing import show_summary
@@ -40,8 +39,7 @@ def enhance_dataset(params: EnhanceParameters = EnhanceParameters()) -> Summary:
         }
     )
     run = open_run(settings)
-    if params.until and params.until not in stages_of(run.config):
-        raise BadInput(f"--until {params.until}: not a stage of system={run.config.system}, which does without it")
+    stages_of(run.config, params.until)  # refuses a stage that the system does without
     store_configuration(run)
     ledger = Ledger(run, params.until)
     with suppress(Reached):

@@ -1,5 +1,6 @@
 """resample-dataset: new volumes from models of the catalog, a new version of the same dataset."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -74,7 +75,7 @@ def _require_generator(catalog: Catalog, ref: str, config: Config) -> None:
 
 def _stages(run: Run, ledger: Ledger, catalog: Catalog, volume_model: str) -> None:
     data = refs_behind(catalog, volume_model)
-    position_model = _informed_model(catalog, data.latents, volume_model)
+    position_model = _informed_model(catalog, run.config, data.latents, volume_model)
     volumes = []
     for repeat in range(run.config.factor):
         slices = ledger.enter("generate-informed-slices", informed(run, data, position_model, repeat))
@@ -85,9 +86,13 @@ def _stages(run: Run, ledger: Ledger, catalog: Catalog, volume_model: str) -> No
         ledger.enter("publish", publish(run, data, volumes[:factor], factor))
 
 
-def _informed_model(catalog: Catalog, latents: str, volume_model: str) -> str | None:
-    """The position-conditioned model of the same latents: of the volume model's own run, else the newest."""
-    run_id = catalog.get(volume_model).run_id
-    found = [child for child in catalog.children(latents) if child.meta.get("network") == "position"]
+def _informed_model(catalog: Catalog, config: Config, latents: str, volume_model: str) -> str | None:
+    """The position-conditioned model of the same latents and diffusion: of the volume model's run, else the newest."""
+    run_id, diffusion = catalog.get(volume_model).run_id, asdict(config.diffusion)
+    found = [
+        child
+        for child in catalog.children(latents)
+        if child.meta.get("network") == "position" and child.meta["diffusion"] == diffusion
+    ]
     found.sort(key=lambda model: model.run_id != run_id)
     return found[0].ref.full if found else None

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -117,40 +116,40 @@ def draw_window(depth: int, condition: ConditionSpec, rng: torch.Generator, *, w
     an end, or, where there are strides, between key frames.
     """
     n, levels = condition.window, condition.strides
-    level = _integer(len(levels), rng)
-    known: tuple[int, ...] = ()
     kind = _integer(3, rng) if with_known else 0
-    if kind == 2 and condition.strided:
-        level = _integer(len(levels) - 1, rng)
-        ratio = [coarse // fine for fine, coarse in pairwise(levels)][level]
-        known = tuple(range(_integer(ratio, rng), n, ratio))
-    elif kind:
-        finished = 1 + int((n - 1) * float(torch.rand((), generator=rng)) ** 2)  # few more often than many
-        known = tuple(range(finished)) if _integer(2, rng) else tuple(range(n - finished, n))
+    between = kind == 2 and condition.strided
+    level = _integer(len(levels) - between, rng)
     stride = levels[level]
     beyond = depth - 1 - (n - 1) * stride
     start = _integer(beyond + 1 if beyond >= 0 else min(stride, depth), rng)
-    return WindowDraw(start, stride, known, _source(n, known, rng))
+
+    slots = min(n, (depth - 1 - start) // stride + 1)  # of slices that there are; known and informed ones are such
+    known: tuple[int, ...] = ()
+    if between:
+        ratio = levels[level + 1] // stride
+        known = tuple(range(_integer(min(ratio, slots), rng), slots, ratio))
+    elif kind and slots > 1:
+        finished = 1 + int((slots - 1) * float(torch.rand((), generator=rng)) ** 2)  # few more often than many
+        known = tuple(range(finished)) if _integer(2, rng) else tuple(range(slots - finished, slots))
+    return WindowDraw(start, stride, known, _source(slots, known, rng))
 
 
-def _source(n: int, known: tuple[int, ...], rng: torch.Generator) -> int:
+def _source(slots: int, known: tuple[int, ...], rng: torch.Generator) -> int:
     """Slot of the informed slice: anywhere [paper], or where sampling takes it from finished slices."""
     if not known:
-        return _integer(n, rng)
+        return _integer(slots, rng)
     if known[-1] - known[0] == len(known) - 1:  # at one end: the one next to the unknown slots
         return known[-1] if known[0] == 0 else known[0]
-    return min(known, key=lambda slot: abs(2 * slot - (n - 1)))
+    return min(known, key=lambda slot: abs(2 * slot - (slots - 1)))
 
 
 def _dropped(conditions: Conditions, spec: ConditionSpec, count: int, keep: int, rng: torch.Generator) -> Conditions:
     """Without mask or informed slice for some windows."""
     if not spec.drop_mask and not spec.drop_informed:
         return conditions
-    mask, informed = (
-        (torch.rand(count, generator=rng) < probability).repeat_interleave(keep)
-        for probability in (spec.drop_mask, spec.drop_informed)
-    )
-    return conditions.without(mask, informed)
+    drawn = torch.rand(count, generator=rng)
+    nothing, no_slice = drawn < spec.drop_mask, drawn < spec.drop_mask + spec.drop_informed
+    return conditions.without(nothing.repeat_interleave(keep), no_slice.repeat_interleave(keep))
 
 
 def _integer(below: int, rng: torch.Generator) -> int:

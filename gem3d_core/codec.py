@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gem3d_core.errors import BadInput, NotAvailable
+from gem3d_core.out_of_memory import give_back, is_out_of_memory
 from gem3d_core.settings import CodecSpec
 
 DETAIL_FLOOR = 1e-3
@@ -63,11 +64,11 @@ def in_batches(function: Callable[..., Tensor], batch: int, *volumes: Tensor) ->
     while made is None or first < N:
         try:
             part = function(*(volume[first : first + batch] for volume in volumes))
-        except torch.OutOfMemoryError:
-            if batch == 1:
+        except RuntimeError as error:
+            if batch == 1 or not is_out_of_memory(error):
                 raise
             batch //= 2
-            torch.cuda.empty_cache()
+            give_back(volumes[0].device)
             continue
         if made is None:
             made = part.new_empty((N, *part.shape[1:]))

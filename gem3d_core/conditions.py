@@ -34,6 +34,7 @@ class Conditions:
     offset (N,) float: signed distance in slices from the informed slice.
     stride (N,) float: slices between neighbouring slots of the window.
     known: finished slices among the slots, for networks that are told of them; none where there are none.
+    tokens (N, k, d): of the informed slice, for networks that attend to it; made once for all steps.
     window (N, k, h, w): what a volume network tells its 2D layers of the window; it is for no one else to set.
     """
 
@@ -42,6 +43,7 @@ class Conditions:
     offset: Tensor
     stride: Tensor
     known: Pinned | None = None
+    tokens: Tensor | None = None
     window: Tensor | None = None
 
     def rows(self, rows: slice, device: torch.device) -> "Conditions":
@@ -64,7 +66,7 @@ class Conditions:
 
 
 def _zeroed(x: Tensor, rows: Tensor) -> Tensor:
-    return x.masked_fill(rows[:, None, None, None], 0)
+    return x.masked_fill(rows.to(x.device)[:, None, None, None], 0)
 
 
 def condition_channels(spec: ConditionSpec, codec: Codec, labels: tuple[int, ...]) -> int:

@@ -21,9 +21,10 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 
 def predict_slices(network: SliceNetwork | WindowNetwork, cond: Conditions) -> Predict:
     """Bind conditions to a slice network or to one that sees windows."""
+    told = network.prepared(cond)
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
-        made: Tensor = network(x, t, cond)
+        made: Tensor = network(x, t, told)
         return made
 
     return predict
@@ -34,9 +35,10 @@ def guidance_terms(mask: float, informed: float) -> tuple[float, float, float]:
     return informed, mask - informed, 1 - mask
 
 
-def guidance_calls(spec: SampleSpec) -> int:
-    """Network calls of one solver step: those whose weight is not zero."""
-    return sum(weight != 0 for weight in guidance_terms(spec.mask_guidance, spec.informed_guidance))
+def guidance_calls(spec: SampleSpec, *, informed: bool = True) -> int:
+    """Network calls of one solver step: those whose weight is not zero. informed: there is an informed slice."""
+    mask = spec.mask_guidance
+    return sum(weight != 0 for weight in guidance_terms(mask, spec.informed_guidance if informed else mask))
 
 
 def guided(network: SliceNetwork | WindowNetwork, cond: Conditions, mask: float, informed: float) -> Predict:
@@ -45,6 +47,8 @@ def guided(network: SliceNetwork | WindowNetwork, cond: Conditions, mask: float,
     p_0 + mask (p_M - p_0) + informed (p_MI - p_M), where p_0 is predicted without conditions, p_M with the mask and
     p_MI with the informed slice too. A term that falls out costs no call: with both at 1 this is `predict_slices`.
     """
+    if cond.informed is None:
+        informed = mask  # with it and without it are the same prediction
     every = torch.ones(len(cond.mask), dtype=torch.bool, device=cond.mask.device)
     without = (None, (~every, every), (every, every))
     parts = [

@@ -34,10 +34,11 @@ class FrozenEncoder:
     @torch.no_grad()
     def tokens(self, latents: Tensor) -> Tensor:
         """Latents (N, c, h, w) -> (N, k, width)."""
-        grey = self.codec.decode(latents.float()).clamp(-1, 1)[:, None]
-        grey = interpolate(grey, size=(self.side, self.side), mode="bilinear", antialias=True)
-        mean, scale = (grey.new_tensor(values)[None, :, None, None] for values in (self.mean, self.scale))
-        return self.network(grey * scale - mean)
+        with torch.autocast(latents.device.type, enabled=False):
+            grey = self.codec.decode(latents.float()).clamp(-1, 1)[:, None]
+            grey = interpolate(grey, size=(self.side, self.side), mode="bilinear", antialias=True)
+            mean, scale = (grey.new_tensor(values)[None, :, None, None] for values in (self.mean, self.scale))
+            return self.network(grey * scale - mean)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 Each is a slice network of the same contract, trained and made volumetric like the one that concatenates.
 """
 
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -78,11 +79,16 @@ class CrossAttended(SliceNetwork):
         """x (N, c, h, w), t (N,) -> (N, c, h, w)."""
         assert cond.informed is not None
         parts = [part for part in (x, cond.mask, cond.window) if part is not None]
-        context = self.encoder.tokens(cond.informed).to(x.dtype)
+        context = (self.encoder.tokens(cond.informed) if cond.tokens is None else cond.tokens).to(x.dtype)
         prediction: Tensor = self.unet(
             torch.cat(parts, dim=1), t, encoder_hidden_states=context, class_labels=self.labels(cond), return_dict=False
         )[0]
         return prediction
+
+    def prepared(self, cond: Conditions) -> Conditions:
+        """With the tokens of the informed slice, which all steps look at."""
+        assert cond.informed is not None
+        return replace(cond, tokens=self.encoder.tokens(cond.informed))
 
 
 def _zero_convolution(width: int) -> nn.Conv2d:

@@ -3,6 +3,7 @@
 import math
 import weakref
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import chain
 from typing import TypeAlias
 
@@ -14,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # the place that tor
 from torch.utils._pytree import tree_leaves
 
 from gem3d_core.conditions import Conditions
+from gem3d_core.image_encoders import blank
 from gem3d_core.networks import SliceNetwork, WindowNetwork
 from gem3d_core.settings import NetworkFacts
 
@@ -59,17 +61,6 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # it comes wit
         self.now -= size
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch failed to allocate; of a CPU's allocator it says so in words only."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def give_back(device: torch.device) -> None:
-    """Return to a GPU what torch keeps of it for itself."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
 def budget_on(device: torch.device, asked: float | None) -> float | None:
     """Bytes that a process may take: what was asked for, on a GPU at most all of it; None: no limit."""
     if device.type != "cuda":
@@ -87,7 +78,8 @@ def live_bytes(module: nn.Module, call: Callable[[], Arguments]) -> int:
         name: torch.empty_like(tensor, device="meta")
         for name, tensor in chain(module.named_parameters(), module.named_buffers())
     }
-    with torch.no_grad(), _Live(state.values()) as live, torch.device("meta"):
+    eager = torch.compiler.set_stance("force_eager")  # a compiled module is counted as it is written
+    with eager, torch.no_grad(), _Live(state.values()) as live, torch.device("meta"):
         arguments, named = call()
         functional_call(module, state, arguments, named)
     peak: int = live.peak  # the mode comes without types
@@ -121,13 +113,12 @@ def largest_batch(one: int, two: int, budget: float) -> int:
 
 def blank_arguments(facts: NetworkFacts, slices: int, size: tuple[int, int]) -> tuple[Tensor, Tensor, Conditions]:
     """Of a call on `slices` latents (h, w): zeros."""
-    x = torch.zeros(slices, facts.latent_channels, *size)
+    x, condition = torch.zeros(slices, facts.latent_channels, *size), facts.condition
     mask, per_slice = torch.zeros(slices, facts.mask_channels, *size), torch.ones(slices)
-    return (
-        x,
-        torch.zeros(slices, dtype=torch.long),
-        Conditions(mask, x if facts.condition.informed else None, per_slice, per_slice),
-    )
+    conditions = Conditions(mask, x if condition.informed else None, per_slice, per_slice)
+    if condition.injection == "cross_attention":
+        conditions = replace(conditions, tokens=blank(condition.image_encoder).tokens(x))
+    return x, torch.zeros(slices, dtype=torch.long), conditions
 
 
 def windows_that_fit(network: WindowNetwork | SliceNetwork, size: tuple[int, int], room: float) -> int:

@@ -57,6 +57,10 @@ class SliceNetwork(nn.Module):
         )[0]
         return prediction
 
+    def prepared(self, cond: Conditions) -> Conditions:
+        """With what is the same for all steps."""
+        return cond
+
     def concatenated(self, x: Tensor, cond: Conditions) -> Tensor:
         """Noisy latent, mask and informed slice (Algorithm 1, line 9), and what is told of the window."""
         return torch.cat([part for part in (x, cond.mask, cond.informed, cond.window) if part is not None], dim=1)
@@ -219,6 +223,10 @@ class WindowNetwork(nn.Module):
         """Slices of a window."""
         return self.facts.window
 
+    def prepared(self, cond: Conditions) -> Conditions:
+        """With what is the same for all steps."""
+        return cond
+
     def compile_for_sampling(self, backend: Backend = "inductor") -> None:
         """Compile the forward pass for batches of one size, to CUDA graphs on a GPU; `fixed_batch` asks for such.
 
@@ -273,6 +281,10 @@ class VolumeNetwork(WindowNetwork):
             cond = replace(cond, window=values.expand(-1, -1, *x.shape[2:]))
         made: Tensor = self.slices(x, t, cond)
         return made
+
+    def prepared(self, cond: Conditions) -> Conditions:
+        """With what is the same for all steps."""
+        return self.slices.prepared(cond)
 
     def volumetric_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that stage 2 trains, by name."""

@@ -87,7 +87,8 @@ class Algorithm1:
         o_0 = x[slices].to(self.device)
         c_M = request.condition[slices].to(self.device)
         offset = torch.arange(j - i, j - i + self.n, dtype=torch.float32, device=self.device)
-        c = Conditions(c_M, c_I.expand_as(o_0).to(self.device), offset, torch.ones_like(offset))  # lines 8 and 19
+        informed = c_I.expand_as(o_0).to(self.device) if self.network.facts.condition.informed else None
+        c = self.network.prepared(Conditions(c_M, informed, offset, torch.ones_like(offset)))  # lines 8 and 19
         rng = generator(request.seed, "window", j)
 
         def noise(like: Tensor) -> Tensor:

@@ -16,13 +16,13 @@ from torch import Tensor
 from gem3d_core.conditions import Conditions, Pinned, fold
 from gem3d_core.denoise import denoiser, guided, predict_at_position
 from gem3d_core.errors import Gem3dError
-from gem3d_core.memory import give_back, is_out_of_memory
 from gem3d_core.networks import SliceNetwork, WindowNetwork
+from gem3d_core.out_of_memory import give_back, is_out_of_memory
 from gem3d_core.schedule import Schedule
 from gem3d_core.seeds import generator, normal
 from gem3d_core.settings import ConditionSpec, SampleSpec
 from gem3d_core.solvers import Noise, nothing_pinned, solve
-from gem3d_core.windows import Window, plan_volume
+from gem3d_core.windows import Window, most_ready, plan_volume
 
 
 @dataclass(frozen=True)
@@ -220,6 +220,11 @@ def sample_slices(
 def _slice_noise(seeds: list[int], shape: tuple[int, int, int], device: torch.device) -> Noise:
     generators = [generator(seed, "slice") for seed in seeds]
     return lambda: normal(shape, generators, device)
+
+
+def windows_at_once(depths: Iterable[int], condition: ConditionSpec, spec: SampleSpec) -> int:
+    """The most windows that volumes of the given numbers of slices offer together."""
+    return sum(most_ready(plan_volume(Z, condition, Z // 2, spec)) for Z in depths)
 
 
 def count_windows(depths: Iterable[int], condition: ConditionSpec, spec: SampleSpec) -> int:

@@ -97,6 +97,11 @@ class DiffusionSpec:
                 "prediction=epsilon cannot be trained on schedule=cosine, which ends at zero SNR: "
                 "use prediction=v, or schedule=scaled_linear"
             )
+        if (self.schedule, self.prediction, self.weighting) == ("cosine", "sample", "min_snr"):
+            raise ValueError(
+                "weighting=min_snr gives prediction=sample no weight at zero SNR, where a sampler on schedule=cosine "
+                "starts: use weighting=uniform"
+            )
         if self.schedule == "cosine" and self.spacing == "leading":
             raise ValueError(
                 "spacing=leading never visits the last timestep, where a schedule with zero terminal SNR "
@@ -128,9 +133,9 @@ class ConditionSpec:
     """Slices between two slots of a window, drawn in training; each divides the next, and the first is 1. More than
     one are embedded, and let `resample.plan=keyframes` draw coarse slices first."""
     drop_mask: float = 0.0
-    """Probability that a training window is told of no mask, for guidance."""
+    """Probability that a training window is told of nothing, neither mask nor informed slice; for guidance."""
     drop_informed: float = 0.0
-    """Probability that it is told of no informed slice."""
+    """Probability that it is told of the mask alone."""
 
     def __post_init__(self) -> None:
         if self.window < 2:
@@ -140,6 +145,10 @@ class ConditionSpec:
         for name in ("drop_mask", "drop_informed"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: a probability from 0 to below 1")
+        if self.drop_mask + self.drop_informed >= 1:
+            raise ValueError(
+                f"drop_mask={self.drop_mask} and drop_informed={self.drop_informed} leave nothing to learn"
+            )
         if not self.informed and (self.slice_offset or self.injection != "concat" or self.drop_informed):
             raise ValueError(
                 f"informed=false leaves no slice for slice_offset={self.slice_offset}, injection={self.injection}, "

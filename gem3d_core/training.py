@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gem3d_core.checkpoints import load_checkpoint, optimiser_tensors, restore_optimiser, save_checkpoint
 from gem3d_core.denoise import Predict, autocast
 from gem3d_core.errors import Gem3dError
-from gem3d_core.memory import give_back, is_out_of_memory
+from gem3d_core.out_of_memory import give_back, is_out_of_memory
 from gem3d_core.ranks import ALONE, Ranks
 from gem3d_core.schedule import Schedule
 from gem3d_core.settings import TrainSpec

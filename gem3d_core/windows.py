@@ -213,6 +213,14 @@ def _writers(plan: Iterable[Window]) -> dict[int, int]:
     return {w.start + slot * w.stride: index for index, w in enumerate(plan) for slot in w.fresh}
 
 
+def most_ready(plan: Plan) -> int:
+    """The most windows of a plan that can be drawn at once."""
+    deep: list[int] = []
+    for window in plan:
+        deep.append(1 + max((deep[k] for k in window.after), default=0))
+    return max(map(deep.count, set(deep)))
+
+
 def window_borders(plan: Plan, Z: int) -> tuple[int, ...]:
     """Every k whose slices k and k + 1 were written by different windows."""
     writer = _writers(plan)

@@ -83,7 +83,9 @@ def bench_sampling(
     _check_steps(subject.config, steps)
     with accelerator(subject.config) as device, open_progress("bench sampling") as progress:
         opened = open_volume_model(subject.catalog, subject.model.ref.full, subject.latents, subject.config, device)
-        spec = sampler(subject.config, opened, min(TOGETHER, len(subject.cases)))
+        spec = sampler(
+            subject.config, opened, [subject.prepared.cases[case].depth for case in subject.cases[:TOGETHER]]
+        )
         ours, others = _methods(replace(spec, precision=resolved(spec.precision, opened.device)), steps)
         if subject.config.runtime.compile:
             ours, others = (replace(ours, compiled=True), [replace(other, compiled=True) for other in others])

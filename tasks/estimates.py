@@ -25,7 +25,9 @@ from gem3d_core.kl_training import BATCH as KL_BATCH
 from gem3d_core.memory import OVERHEAD
 from gem3d_core.models import TrainingPlan
 from gem3d_core.settings import NetworkFacts, NetworkKind, TrainSpec, UNetSpec
+from tasks.informed import variants
 from tasks.stage import StageName
+from tasks.volume_model import useful_batch
 from tasks.workload import Load
 
 BACKWARD = 2.0
@@ -176,20 +178,23 @@ def _informed(load: Load) -> Estimate:
 
 
 def _resampling(load: Load) -> Estimate:
-    calls, seconds, memory = _drawing(load, load.volumes // max(1, load.config.factor), load.windows)
+    depths = [load.depths[case] for case in load.drawn_for] * len(variants(load.config))
+    calls, seconds, memory = _drawing(load, depths, load.windows)
     return Estimate(f"{load.volumes} volumes, {load.windows} windows", calls, seconds, memory)
 
 
-def _drawing(load: Load, volumes: int, windows: int) -> tuple[int, float, float]:
-    """Network calls, seconds and GiB of drawing so many windows, those of `volumes` together, and decoding them."""
+def _drawing(load: Load, depths: list[int], windows: int) -> tuple[int, float, float]:
+    """Network calls, seconds and GiB of drawing so many windows, volumes of such depths together, and decoding them."""
     config, spec, n = load.config, load.config.resample, load.drawn_under.window
     facts, size, budget = _facts(load, config.generator, config.unet), _latent_size(config), config.runtime.memory_bytes
     batch, peak = spec.batch, None
     if budget is not None:
-        fitting, peak = drawing_peak(facts, _codec_shape(config), size, budget, 2 * volumes)
+        fitting, peak = drawing_peak(
+            facts, _codec_shape(config), size, budget, useful_batch(config, load.drawn_under, depths)
+        )
         batch = fitting
     cost = _cost(load, config.generator, config.unet, n)
-    steps = ((spec.steps - 1) * spec.resample + 1) * guidance_calls(spec)
+    steps = ((spec.steps - 1) * spec.resample + 1) * guidance_calls(spec, informed=config.condition.informed)
     operations = windows * steps * cost.forward_flops
     if config.codec.kind == "kl":
         operations += windows * n * _codec_flops(config)[1]
@@ -209,7 +214,8 @@ def _evaluation(load: Load) -> Estimate:
     work, seconds, calls = "the report", PICTURES, 0
     if config.evaluate.fidelity:
         windows = load.paired_windows
-        calls, drawing, _ = _drawing(load, len(load.depths) - len(load.train), windows) if windows else (0, 0.0, 0.0)
+        test = [load.depths[case] for case in load.paired]
+        calls, drawing, _ = _drawing(load, test, windows) if windows else (0, 0.0, 0.0)
         work, seconds = f"fidelity, {windows} windows", seconds + drawing + _fidelity_seconds(load)
     factors = config.evaluate.factors or range(1, config.factor + 1)
     if not config.evaluate.downstream or len(load.train) == len(load.depths):

@@ -80,8 +80,7 @@ def forecast(run: Run, folder: str, *, until: StageName | None = None, skip_bad:
     dataset = open_dataset(Path(folder), channel=data.channel, patient_pattern=data.patient_pattern)
     load = measure_load(dataset, run.config)
     cached = _cached(run.model_copy(update={"dry": True}), folder, skip_bad=skip_bad)
-    names = stages_of(run.config)
-    wanted = names[: names.index(until) + 1] if until else names
+    wanted = stages_of(run.config, until)
     stages = [StageForecast(name=name, cached=name in cached, **asdict(estimate(name, load))) for name in wanted]
     return Forecast(
         dataset=folder,

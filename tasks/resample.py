@@ -171,8 +171,9 @@ def _edits(inputs: _Inputs) -> dict[str, dict[str, object]]:
 def _draw_all(work: Work, model: VolumeModel, inputs: _Inputs, entries: list[_Entry], run: Run, repeat: int) -> None:
     """Draw what is not finished yet; volumes are restored and written by other threads meanwhile."""
     waiting = {entry.name: entry for entry in entries if not (work.folder / entry.name / "facts.json").exists()}
-    spec = sampler(run.config, model, len(waiting))
-    windows = count_windows([e.geometry.grid_shape[2] for e in waiting.values()], model.network.facts.condition, spec)
+    depths = [entry.geometry.grid_shape[2] for entry in waiting.values()]
+    spec = sampler(run.config, model, depths)
+    windows = count_windows(depths, model.network.facts.condition, spec)
     work.progress.total(windows, "windows drawn")
     done = 0
 

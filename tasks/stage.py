@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from configs import Config
 from data_catalog import Artifact, Catalog
+from gem3d_core.errors import BadInput
 from gem3d_core.files import atomic
 from tasks.code_version import code_version
 from tasks.progress import Nothing, Progress, open_progress
@@ -46,12 +47,18 @@ StageName = Literal[
 """The stages of enhance-dataset, in their order; each is a flow and a deployment of the same name."""
 
 
-def stages_of(config: Config) -> tuple[StageName, ...]:
-    """The stages of a run: a system may do without one that trains."""
+def stages_of(config: Config, until: StageName | None = None) -> tuple[StageName, ...]:
+    """The stages of a run, up to one that is named: a system may do without one that trains.
+
+    Raises BadInput where that one is named.
+    """
     without: set[StageName] = {"train-slices"} if config.generator == "whole" else set()
     without |= {"tune-volume"} if config.generator == "slice" else set()
     without |= set() if config.condition.informed else {"train-informed"}
-    return tuple(name for name in get_args(StageName) if name not in without)
+    if until in without:
+        raise BadInput(f"--until {until}: not a stage of system={config.system}, which does without it")
+    names = [name for name in get_args(StageName) if name not in without]
+    return tuple(names[: names.index(until) + 1] if until else names)
 
 
 class Run(BaseModel):

@@ -103,7 +103,7 @@ def draw_paired(
                 yield flying[case][0]
 
     model = open_volume_model(work.catalog, volume_model, latents, run.config, device)
-    spec = sampler(run.config, model, len(cases) - len(finished))
+    spec = sampler(run.config, model, [prepared.cases[case].depth for case in cases if case not in finished])
     work.progress.total(len(cases) - len(finished), "paired test volumes drawn and scored")
     for done, volume in enumerate(draw_volumes(model, recipes(), spec), start=1):
         recipe, image = flying.pop(volume.name)

@@ -14,8 +14,9 @@ from gem3d_core.memory import budget_on, plan_drawing
 from gem3d_core.models import load_network
 from gem3d_core.networks import SliceNetwork, WindowNetwork
 from gem3d_core.resampling import VolumeModel
+from gem3d_core.sampling import windows_at_once
 from gem3d_core.schedule import make_schedule
-from gem3d_core.settings import SampleSpec
+from gem3d_core.settings import ConditionSpec, SampleSpec
 from tasks.latents import open_codec
 
 
@@ -24,10 +25,10 @@ def sampling_identity(config: Config) -> dict[str, object]:
     return {name: value for name, value in asdict(config.resample).items() if name != "batch"}
 
 
-def sampler(config: Config, model: VolumeModel, volumes: int) -> SampleSpec:
+def sampler(config: Config, model: VolumeModel, depths: list[int]) -> SampleSpec:
     """The sampler's settings, with as many windows a call as the memory budget holds: a GPU's own, or the one set.
 
-    At most as many as `volumes` to be drawn can use: a network that is compiled computes whole batches, filled or not.
+    At most as many as the volumes to be drawn, of so many slices each, can use.
     """
     budget, (height, width) = budget_on(model.device, config.runtime.memory_bytes), config.prepare.slice_size
     if budget is None:
@@ -36,8 +37,17 @@ def sampler(config: Config, model: VolumeModel, volumes: int) -> SampleSpec:
     fitting, slices = plan_drawing(model.network, codec.model if isinstance(codec, KL) else None, size, budget)
     if isinstance(codec, KL):
         codec.batch = slices
-    useful = volumes if config.runtime.compile else 2 * volumes  # up and down, after the first window
-    return replace(config.resample, batch=max(1, min(fitting, useful)))
+    return replace(
+        config.resample, batch=max(1, min(fitting, useful_batch(config, model.network.facts.condition, depths)))
+    )
+
+
+def useful_batch(config: Config, condition: ConditionSpec, depths: list[int]) -> int:
+    """The most windows of a call that volumes of so many slices can use.
+
+    A network that is compiled computes whole batches, filled or not: one window for each volume.
+    """
+    return len(depths) if config.runtime.compile else windows_at_once(depths, condition, config.resample)
 
 
 def open_volume_model(catalog: Catalog, model: str, latents: str, config: Config, device: str) -> VolumeModel:

@@ -50,10 +50,14 @@ class Load:
         return repeats * count_windows((self.depths[c] for c in self.drawn_for), self.drawn_under, self.config.resample)
 
     @property
+    def paired(self) -> list[str]:
+        """Test cases that are drawn for the paired scores."""
+        return sorted(self.depths.keys() - set(self.train))[: self.config.evaluate.paired_cases]
+
+    @property
     def paired_windows(self) -> int:
         """Windows of the test volumes that are drawn for the paired scores."""
-        test = sorted(self.depths.keys() - set(self.train))[: self.config.evaluate.paired_cases]
-        return count_windows((self.depths[case] for case in test), self.drawn_under, self.config.resample)
+        return count_windows((self.depths[case] for case in self.paired), self.drawn_under, self.config.resample)
 
     @property
     def drawn_under(self) -> ConditionSpec:

@@ -47,6 +47,7 @@ BARE_MACHINE = (
     "memory",
     "models",
     "networks",
+    "out_of_memory",
     "processes",
     "ranks",
     "sampling",

@@ -1,5 +1,6 @@
 """Drawing volumes by the fast path or by Algorithm 1 to the letter, and what it takes."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -8,6 +9,7 @@ from itertools import islice
 import numpy as np
 
 from gem3d_core.bench.effort import Effort, watched
+from gem3d_core.denoise import guidance_calls
 from gem3d_core.networks import VolumeNetwork
 from gem3d_core.reference import STEPS, Algorithm1, draw_reference
 from gem3d_core.resampling import Drawn, Recipe, VolumeModel, draw_volumes, drawn_borders
@@ -42,16 +44,17 @@ class Method:
 
     @property
     def name(self) -> str:
-        """Tells methods of one comparison apart; fit for a file's name."""
+        """Tells methods apart; fit for a file's name."""
         kind = "reference" if self.literal else "compiled" if self.compiled else "ours"
         spec = self.spec
         windows = f"h{spec.overlap}-{spec.first_window}"
-        return f"{kind}-{spec.solver}-{spec.steps}-eta{spec.eta:g}-{windows}-x{spec.resample}-{spec.precision}"
+        rest = hashlib.sha256(repr(spec).encode()).hexdigest()[:8]
+        return f"{kind}-{spec.solver}-{spec.steps}-eta{spec.eta:g}-{windows}-x{spec.resample}-{spec.precision}-{rest}"
 
     @property
     def calls_of_window(self) -> int:
         """Network calls that denoise one window: RePaint takes all steps but the last `resample` times."""
-        return (self.spec.steps - 1) * self.spec.resample + 1
+        return ((self.spec.steps - 1) * self.spec.resample + 1) * guidance_calls(self.spec)
 
 
 def reference_method(steps: int = STEPS) -> Method:

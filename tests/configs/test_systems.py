@@ -53,7 +53,7 @@ def test_an_unknown_system_is_answered_with_the_nearest() -> None:
     [
         ({"resample.continuation": "known"}, "continuation=known needs condition.known=true"),
         ({"condition.known": True, "generator": "slice"}, "condition.known=true needs generator=volume"),
-        ({"condition.strides": [1, 3], "generator": "whole"}, "strides beyond 1 needs generator=volume"),
+        ({"condition.strides": [1, 3], "generator": "slice"}, "strides beyond 1 needs generator=volume"),
         ({"resample.plan": "keyframes"}, "plan=keyframes needs condition.strides"),
         (
             {"resample.plan": "keyframes", "condition.strides": [1, 3], "resample.continuation": "none"},
@@ -65,13 +65,20 @@ def test_an_unknown_system_is_answered_with_the_nearest() -> None:
             {"resample.mask_guidance": 2.0, "condition.drop_mask": 0.1},
             "mask_guidance needs condition.drop_mask and drop_informed above 0",
         ),
-        ({"generator": "whole", "condition.injection": "controlnet"}, "needs generator=volume or slice"),
+        (
+            {"generator": "whole", "condition.injection": "controlnet", "condition.slice_offset": False},
+            "injection=controlnet needs generator=volume or slice",
+        ),
         ({"tune_volume.objective": "adversarial"}, "objective=adversarial needs generator=whole"),
         ({"system": "pix2pix-3d", "diffusion.schedule": "scaled_linear"}, "to begin with noise alone"),
         ({"condition.strides": [1, 20]}, "does not reach from one slice of a stride to the next"),
         ({"condition.strides": [2, 4]}, "expected 1 and then multiples"),
         ({"condition.informed": False}, "informed=false leaves no slice for slice_offset=True"),
         ({"condition.drop_mask": 1.0}, "a probability from 0 to below 1"),
+        ({"condition.drop_mask": 0.5, "condition.drop_informed": 0.5}, "leave nothing to learn"),
+        ({"generator": "whole"}, "slice_offset=true needs generator=volume or slice"),
+        ({"train_slices.objective": "adversarial"}, "objective=adversarial needs tune_volume"),
+        ({"diffusion.prediction": "sample"}, "use weighting=uniform"),
     ],
 )
 def test_what_cannot_work_is_refused(settings: dict[str, object], said: str) -> None:
@@ -82,3 +89,5 @@ def test_what_cannot_work_is_refused(settings: dict[str, object], said: str) -> 
 def test_a_stored_configuration_is_changed_without_its_system_being_laid_anew() -> None:
     config = load("hippocampus-cpu", {"system": "make-a-volume", "resample.continuation": "repaint"})
     assert change(config, {"factor": 2}).resample.continuation == "repaint"
+    with pytest.raises(BadInput, match="this was made with system=make-a-volume"):
+        change(config, {"system": "gem3d"})

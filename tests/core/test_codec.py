@@ -177,7 +177,7 @@ def test_a_batch_of_slices_that_does_not_fit_into_memory_is_halved() -> None:
 
     def double(slices: Tensor) -> Tensor:
         if len(slices) > most:
-            raise torch.OutOfMemoryError("no room")
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         sizes.append(len(slices))
         return 2 * slices
 
@@ -185,5 +185,5 @@ def test_a_batch_of_slices_that_does_not_fit_into_memory_is_halved() -> None:
     assert torch.equal(in_batches(double, 8, x), 2 * x)
     assert sizes == [2, 2, 2, 2, 2]
     most = 0
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(RuntimeError, match="allocate memory"):
         in_batches(double, 8, x)

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from gem3d_core.codec import Haar
 from gem3d_core.conditions import Conditions, Pinned
-from gem3d_core.denoise import guided, predict_slices
+from gem3d_core.denoise import guidance_calls, guided, predict_slices
 from gem3d_core.errors import NotAvailable
 from gem3d_core.image_encoders import LITE, Blank, blank, open_encoder
 from gem3d_core.injections import Branched
 from gem3d_core.models import build
 from gem3d_core.networks import SliceNetwork, VolumeNetwork
-from gem3d_core.settings import ConditionSpec, NetworkFacts, UNetSpec
+from gem3d_core.settings import ConditionSpec, NetworkFacts, SampleSpec, UNetSpec
 
 UNET = UNetSpec(base_channels=16, multipliers=(1, 2), blocks=1, attention_at=(2,), head_channels=8, norm_groups=8)
 C, M, N, SIDE = 4, 3, 5, 8
@@ -195,3 +195,36 @@ def test_efficientnets_tokens_tell_slices_apart() -> None:
 def test_an_encoder_that_is_not_here_is_told_with_what_to_do() -> None:
     with pytest.raises(NotAvailable, match=r"or on the hub \(.*\): .pip install"):
         open_encoder("no-such-folder", Haar(1, torch.zeros(4), torch.ones(4)), torch.device("cpu"))
+
+
+def test_tokens_of_the_informed_slice_are_made_once_for_all_steps() -> None:
+    asked: list[int] = []
+
+    class Counting(Averages):
+        def tokens(self, latents: Tensor) -> Tensor:
+            asked.append(len(latents))
+            return super().tokens(latents)
+
+    condition = VARIANTS["known by cross-attention"]
+    network = build(facts(condition), 0, Counting(3, 2 * C))
+    assert isinstance(network, VolumeNetwork)
+    x, t, cond = inputs(condition)
+    predict = predict_slices(network, cond)
+    with torch.no_grad():
+        first, second = predict(x, t), predict(x, t)
+    assert asked == [2 * N]
+    assert torch.equal(first, second)
+
+
+def test_without_an_informed_slice_guidance_knows_one_condition() -> None:
+    condition = VARIANTS["no informed slice"]
+    network = volume(condition)
+    spread(network)
+    x, t, cond = inputs(condition)
+    every, counted = torch.ones(len(x), dtype=torch.bool), list[int]()
+    with torch.no_grad():
+        p_0, p_M = network(x, t, cond.without(every, every)), network(x, t, cond)
+        network.register_forward_hook(lambda *_: counted.append(1))
+        found = guided(network, cond, 2.0, 1.0)(x, t)
+    torch.testing.assert_close(found, 2 * p_M - p_0, atol=1e-4, rtol=1e-4)
+    assert len(counted) == guidance_calls(SampleSpec(mask_guidance=2.0), informed=False) == 2

@@ -1,16 +1,22 @@
 """Memory of a call, counted without running it, beside closed forms and beside what a process really takes."""
 
+import copy
+
 import pytest
 import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
 from gem3d_core.bench.effort import watched
+from gem3d_core.codec import Haar
+from gem3d_core.image_encoders import LITE, open_encoder
 from gem3d_core.memory import (
     OVERHEAD,
+    PROCESS_BYTES,
     blank_arguments,
     largest_batch,
     live_bytes,
+    plan_drawing,
     slices_that_pass,
     weight_bytes,
     windows_that_fit,
@@ -67,3 +73,18 @@ def test_an_autoencoder_takes_what_fits() -> None:
     found = [slices_that_pass(model, (32, 32), mib * MIB) for mib in (0, 100, 400)]
     assert found[0] == 1
     assert found == sorted(set(found))
+
+
+def test_a_compiled_network_is_planned_as_it_is_written(network: VolumeNetwork) -> None:
+    compiled = copy.deepcopy(network)
+    compiled.compile_for_sampling("eager")
+    assert windows_that_fit(compiled, SIZE, 200 * MIB) == windows_that_fit(network, SIZE, 200 * MIB)
+
+
+def test_a_network_that_attends_is_planned_without_its_encoder() -> None:
+    spec = UNetSpec(base_channels=8, multipliers=(1, 2), blocks=1, attention_at=(2,), head_channels=8, norm_groups=4)
+    condition = ConditionSpec(window=4, injection="cross_attention")
+    encoder = open_encoder(LITE, Haar(1, torch.zeros(4), torch.ones(4)), torch.device("cpu"))
+    network = build(NetworkFacts("volume", spec, 4, 2, condition), 0, encoder)
+    assert isinstance(network, VolumeNetwork)
+    assert plan_drawing(network, None, (8, 8), 2 * PROCESS_BYTES)[0] > 1

@@ -13,6 +13,7 @@ from gem3d_core.settings import ConditionSpec, FirstWindow, SampleSpec
 from gem3d_core.windows import (
     Plan,
     Window,
+    most_ready,
     plan_independent,
     plan_keyframes,
     plan_volume,
@@ -330,3 +331,10 @@ def test_the_sampler_chooses_the_plan() -> None:
     assert plan_volume(40, condition, 5, SampleSpec(continuation="none")) == plan_independent(40, 8, 5, "fewest")
     keyed = SampleSpec(plan="keyframes", continuation="known")
     assert plan_volume(40, condition, 5, keyed) == plan_keyframes(40, 8, 1, 5, (1, 3), "fewest")
+
+
+def test_the_widest_level_of_a_plan_is_what_can_be_drawn_at_once() -> None:
+    assert most_ready(plan_windows(155, 16, 1, 70, "fewest")) == 2
+    assert most_ready(plan_independent(155, 16, 70)) == 11
+    assert most_ready(plan_keyframes(155, 16, 1, 70, (1, 3, 15))) == 11
+    assert most_ready(plan_windows(9, 16, 1, 4)) == 1
