@@ -276,7 +276,7 @@ def test_a_key_without_its_section_is_found_in_all_of_them() -> None:
 
 
 def test_a_value_in_the_place_of_a_section_is_told_the_keys() -> None:
-    with pytest.raises(BadInput, match=r"configuration masks: a section, not a value; its keys are augment, count, use"):
+    with pytest.raises(BadInput, match=r"masks: a section, not a value; its keys are augment, count, use"):
         load("smoke", {"masks": "both"})
     with pytest.raises(BadInput, match=r"^configuration: evaluate\.factors names \[2\]"):
         load("smoke", {"evaluate.factors": [2]})
