@@ -33,7 +33,6 @@ from gem3d_core.bench.training import PAPER_LAYERS, PAPER_SCALE, PAPER_WIDTHS  #
 from gem3d_core.codec import KL, autoencoder  # noqa: E402
 from gem3d_core.costs import network_cost  # noqa: E402
 from gem3d_core.models import Training, build, train_slice_model, tune_volume_model  # noqa: E402
-from gem3d_core.networks import VolumeNetwork  # noqa: E402
 from gem3d_core.reference import STEPS, Algorithm1, draw_reference  # noqa: E402
 from gem3d_core.resampling import Recipe, VolumeModel, draw_volumes  # noqa: E402
 from gem3d_core.sampling import count_windows  # noqa: E402
@@ -47,6 +46,7 @@ from gem3d_core.settings import (  # noqa: E402
     TrainSpec,
     UNetSpec,
 )
+from gem3d_core.volumetric import VolumeNetwork  # noqa: E402
 
 GIB = 2**30
 LABELS = (1, 2, 3)

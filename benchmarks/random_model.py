@@ -8,10 +8,10 @@ from configs import Config
 from gem3d_core.bench.training import paper_codec
 from gem3d_core.codec import fit_haar
 from gem3d_core.models import build
-from gem3d_core.networks import VolumeNetwork
 from gem3d_core.resampling import Recipe, VolumeModel
 from gem3d_core.schedule import make_schedule
 from gem3d_core.settings import NetworkFacts
+from gem3d_core.volumetric import VolumeNetwork
 
 LABELS = (1, 2)
 

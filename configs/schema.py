@@ -2,11 +2,11 @@
 
 import os
 import re
-from itertools import pairwise
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from configs.combinations import check_combinations
 from gem3d_core.augment_spec import AugmentSpec
 from gem3d_core.prepare_spec import ArmSpec, PrepareSpec, SplitSpec
 from gem3d_core.settings import (
@@ -169,86 +169,11 @@ class Config(Section):
                 f"resample.overlap={self.resample.overlap} must be smaller than "
                 f"condition.window={self.condition.window}"
             )
-        self._check_system()
+        check_combinations(self)
         for key, steps in (("resample", self.resample.steps), ("informed.sample", self.informed.sample.steps)):
             if steps > self.diffusion.T:
                 raise ValueError(f"{key}.steps={steps} is more than the process has: diffusion.T={self.diffusion.T}")
         return self
-
-    def _check_system(self) -> None:
-        """What network, conditions and sampler must have of each other."""
-        condition, sampler = self.condition, self.resample
-        adversarial = self.tune_volume.objective == "adversarial"
-        slices = {self.train_slices.objective, self.train_informed.objective}
-        needs = [
-            (slices != {"diffusion"}, False, "objective=adversarial", "tune_volume, which trains a whole network"),
-            (
-                condition.slice_offset,
-                self.generator != "whole",
-                "condition.slice_offset=true",
-                "generator=volume or slice",
-            ),
-            (sampler.continuation == "known", condition.known, "resample.continuation=known", "condition.known=true"),
-            (condition.known, self.generator == "volume", "condition.known=true", "generator=volume"),
-            (condition.strided, self.generator == "volume", "condition.strides beyond 1", "generator=volume"),
-            (
-                sampler.plan == "keyframes",
-                condition.strided,
-                "resample.plan=keyframes",
-                "condition.strides such as [1, 3]",
-            ),
-            (
-                sampler.plan == "keyframes",
-                sampler.continuation in {"known", "repaint"},
-                "resample.plan=keyframes",
-                "resample.continuation=known or repaint",
-            ),
-            (
-                sampler.continuation == "informed",
-                condition.informed,
-                "resample.continuation=informed",
-                "condition.informed=true",
-            ),
-            (
-                sampler.informed_guidance != 1,
-                condition.drop_informed > 0,
-                "resample.informed_guidance",
-                "condition.drop_informed above 0",
-            ),
-            (
-                sampler.mask_guidance != 1,
-                condition.drop_mask > 0 and (condition.drop_informed > 0 or not condition.informed),
-                "resample.mask_guidance",
-                "condition.drop_mask and drop_informed above 0",
-            ),
-            (
-                condition.injection != "concat",
-                self.generator != "whole",
-                f"condition.injection={condition.injection}",
-                "generator=volume or slice",
-            ),
-            (
-                adversarial,
-                self.generator == "whole" and self.diffusion.prediction == "sample" and sampler.steps == 1,
-                "tune_volume.objective=adversarial",
-                "generator=whole, diffusion.prediction=sample and resample.steps=1",
-            ),
-            (
-                adversarial,
-                self.diffusion.schedule == "cosine" and self.diffusion.spacing == "trailing",
-                "tune_volume.objective=adversarial",
-                "diffusion.schedule=cosine and diffusion.spacing=trailing, to begin with noise alone",
-            ),
-        ]
-        for asked, met, what, needed in needs:
-            if asked and not met:
-                raise ValueError(f"{what} needs {needed}")
-        widest = max((b // a for a, b in pairwise(condition.strides)), default=1)
-        if widest >= condition.window:
-            raise ValueError(
-                f"condition.strides={condition.strides}: a window of {condition.window} slots does not reach from one "
-                "slice of a stride to the next"
-            )
 
     def _check_levels(self, factor: int) -> None:
         H, W = self.prepare.slice_size

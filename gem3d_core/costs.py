@@ -24,8 +24,9 @@ from gem3d_core.memory import (
     weight_bytes,
 )
 from gem3d_core.models import Network, TrainingPlan, build, recompute_activations
-from gem3d_core.networks import POSITION_EMBEDDING, VolumeNetwork, count_parameters
+from gem3d_core.networks import POSITION_EMBEDDING, count_parameters
 from gem3d_core.settings import NetworkFacts, TrainSpec
+from gem3d_core.volumetric import VolumeNetwork
 
 EFFICIENCY = 0.6
 """Share of the machine's matrix-product speed that UNets reach; measured on two CPU cores: 0.75 at base width 64."""
@@ -103,11 +104,12 @@ def plan_training(
     def fits(pieces: int, *, recompute: bool) -> bool:
         return OVERHEAD * step_bytes(facts, units // pieces * slices, latent_size, recompute=recompute) <= room
 
-    for recompute in (False, True):
+    can_recompute = facts.kind != "whole"  # networks of MONAI keep their activations
+    for recompute in (False, True) if can_recompute else (False,):
         if fits(units, recompute=recompute):
             pieces = next(k for k in range(1, units + 1) if units % k == 0 and fits(k, recompute=recompute))
             return TrainingPlan(pieces, recompute, units)
-    return TrainingPlan(units, recompute=True, units=units)
+    return TrainingPlan(units, recompute=can_recompute, units=units)
 
 
 def drawing_peak(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +97,8 @@ class _Lite(nn.Module):
         return features.flatten(2).transpose(1, 2)
 
 
-def _clip(name: str, what: str):  # type: ignore[no-untyped-def]  # of transformers, which may be missing
+def _clip(name: str, what: str) -> Any:
+    """An object of transformers, which may be missing."""
     try:
         import transformers  # type: ignore[import-not-found]  # it may be missing
 

@@ -19,11 +19,12 @@ from gem3d_core.codec import Codec
 from gem3d_core.denoise import Predict, freeze, predict_at_position, predict_slices
 from gem3d_core.image_encoders import open_encoder
 from gem3d_core.injections import Branched, CrossAttended, ImageEncoder
-from gem3d_core.networks import SliceNetwork, VolumeNetwork, WindowNetwork, position_network
+from gem3d_core.networks import SliceNetwork, WindowNetwork, position_network
 from gem3d_core.ranks import ALONE, Ranks
 from gem3d_core.schedule import Schedule
 from gem3d_core.settings import NetworkFacts, TrainSpec
 from gem3d_core.training import Draw, Example, Judge, Loss, Trained, diffusion_loss, draw_timesteps, train
+from gem3d_core.volumetric import VolumeNetwork
 from gem3d_core.whole import Discriminator, WholeNetwork
 
 

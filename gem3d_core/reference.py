@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from gem3d_core.conditions import Conditions, encode_mask
-from gem3d_core.networks import VolumeNetwork
 from gem3d_core.resampling import OUTSIDE, Recipe, VolumeModel
 from gem3d_core.sampling import VolumeRequest
 from gem3d_core.schedule import Schedule
 from gem3d_core.seeds import generator
+from gem3d_core.volumetric import VolumeNetwork
 
 STEPS = 200
 """DDIM steps of a window (Appendix A)."""

@@ -76,8 +76,7 @@ def bench_sampling(
     seed; for the others the fast path stands in at its settings, which draws the same volumes. overrides: settings of
     `resample` and `runtime` in place of those that the model was made with. Volumes are drawn eight at a time; those
     that are finished are kept in the catalog's working folder until all are, so that after an interruption the same
-    call goes on from there. Raises BadInput
-    where there is no volume model, no test volume, or no such step.
+    call goes on from there. Raises BadInput where there is no volume model, no test volume, or no such step.
     """
     subject = _subject(Catalog.open(address), model, overrides, full=full)
     _check_steps(subject.config, steps)

@@ -1,6 +1,5 @@
 """The report of a run: what was made of what, how good it is, and what could not be said."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,22 +10,13 @@ import numpy as np
 from configs import Config, Runtime, change
 from data_catalog import Artifact, Catalog
 from gem3d_core.check import Fault
-from gem3d_core.metrics.fidelity import PLANES, Fid, Plane
 from gem3d_core.metrics.overlap import CaseOverlap, Overlap
 from gem3d_core.pictures import loss_curve
-from gem3d_core.report import Cell, Missing, Report, Stage, Table, write_report
-from gem3d_core.report_tables import (
-    continuity_table,
-    downstream_table,
-    fid_table,
-    neighbours_table,
-    paired_table,
-    privacy_table,
-)
+from gem3d_core.report import Cell, Missing, Report, Stage, write_report
+from gem3d_core.report_tables import downstream_table
 from tasks.configuration import as_yaml
 from tasks.downstream import MEAN
-from tasks.fidelity import BORDER, PAIRED, SYNTHETIC, Value
-from tasks.fidelity_volumes import HELD_OUT
+from tasks.fidelity_tables import fidelity_tables
 from tasks.inputs import DatasetRefs, Prepared, Source, open_prepared, open_source, read_rows
 from tasks.policy import stage_task
 from tasks.stage import Product, Run, StageName, StageResult, Work, run_stage
@@ -98,7 +88,7 @@ def _report(work: Work, run: Run, source: Source, prepared: Prepared, artifacts:
         not_evaluated=_not_evaluated(run, prepared, measured),
         notes=_stage_notes(artifacts),
         stages=tuple(_stage(catalog, a) for a in sorted(artifacts, key=_in_order)),
-        tables=(*_fidelity_tables(catalog, run, prepared, measured), *([downstream_table(arms)] if arms else [])),
+        tables=(*fidelity_tables(catalog, run.config, prepared, measured), *([downstream_table(arms)] if arms else [])),
         pictures=tuple(_pictures(work, artifacts)),
         configuration=as_yaml(_told(run.config)),
         provenance={
@@ -241,61 +231,6 @@ def _stage(catalog: Catalog, artifact: Artifact) -> Stage:
     rows = catalog.table("metrics", artifact)
     seconds = float(rows.loc[rows["metric"] == "seconds", "value"].sum()) if "metric" in rows else 0.0
     return Stage(str(artifact.meta["stage"]), seconds / 60, str(artifact.ref))
-
-
-def _fidelity_tables(catalog: Catalog, run: Run, prepared: Prepared, measured: Artifact | None) -> list[Table]:
-    if measured is None:
-        return []
-    missing = {name: Missing("see Not evaluated") for name in cast("dict[str, str]", measured.meta["missing"])}
-    values = [Value(**row) for row in read_rows(catalog.path(measured, "values.parquet"))]  # type: ignore[arg-type]  # Parquet's own types
-    distances = read_rows(catalog.path(measured, "distances.parquet"))
-    near = {
-        of: [cast("float", row["distance"]) for row in distances if row["of"] == of] for of in (SYNTHETIC, HELD_OUT)
-    }
-    no_test = Missing("there is no test split")
-    return [
-        fid_table(_fids(values) or {SYNTHETIC: missing["FID"]}, extractor=run.config.evaluate.features),
-        *_neighbours(values, run.config.evaluate.features),
-        paired_table({PAIRED: tuple(missing.get(m) or _known(values, m, PAIRED) for m in ("MS-SSIM", "LPIPS"))}),  # type: ignore[dict-item]  # two of them
-        continuity_table(
-            {
-                of: (_of(values, BORDER, of), {plane: _of(values, f"(b) {plane} over real", of) for plane in PLANES})
-                for of in dict.fromkeys(value.of for value in values if value.metric == BORDER)
-            }
-        ),
-        privacy_table(near[SYNTHETIC], near[HELD_OUT] or no_test, training=len(prepared.train)),
-    ]
-
-
-def _fids(values: list[Value]) -> dict[str, dict[Plane, Fid]]:
-    fids: dict[str, dict[Plane, Fid]] = {}
-    for value in values:
-        if value.metric.startswith("FID ") and value.value is not None:
-            plane = cast("Plane", value.metric.removeprefix("FID "))
-            fids.setdefault(value.of, {})[plane] = Fid(value.value, value.n_real, value.n_synthetic)
-    return fids
-
-
-def _neighbours(values: list[Value], extractor: str) -> list[Table]:
-    """KID, precision and recall, where there are any."""
-    arms: dict[str, dict[str, float]] = {}
-    for value in values:
-        if value.metric.split(" ")[0] in {"KID", "precision", "recall"} and value.value is not None:
-            arms.setdefault(value.of, {})[value.metric] = value.value
-    return [neighbours_table(arms, extractor=extractor)] if arms else []
-
-
-def _of(values: list[Value], metric: str, of: str) -> list[float | None]:
-    """One value a volume, None where the measure is not defined."""
-    return [
-        None if value.value is None or math.isnan(value.value) else value.value
-        for value in values
-        if (value.metric, value.of) == (metric, of)
-    ]
-
-
-def _known(values: list[Value], metric: str, of: str) -> list[float]:
-    return [value for value in _of(values, metric, of) if value is not None]
 
 
 def _pictures(work: Work, artifacts: list[Artifact]) -> list[tuple[str, Path]]:

@@ -57,6 +57,7 @@ BARE_MACHINE = (
     "solvers",
     "stopping",
     "training",
+    "volumetric",
     "whole",
     "windows",
 )

@@ -10,10 +10,10 @@ import numpy as np
 
 from gem3d_core.bench.effort import Effort, watched
 from gem3d_core.denoise import guidance_calls
-from gem3d_core.networks import VolumeNetwork
 from gem3d_core.reference import STEPS, Algorithm1, draw_reference
 from gem3d_core.resampling import Drawn, Recipe, VolumeModel, draw_volumes, drawn_borders
 from gem3d_core.settings import SampleSpec
+from gem3d_core.volumetric import VolumeNetwork
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def test_an_unknown_system_is_answered_with_the_nearest() -> None:
         ),
         (
             {"generator": "whole", "condition.injection": "controlnet", "condition.slice_offset": False},
-            "injection=controlnet needs generator=volume or slice",
+            "cross_attention needs generator=volume or slice",
         ),
         ({"tune_volume.objective": "adversarial"}, "objective=adversarial needs generator=whole"),
         ({"system": "pix2pix-3d", "diffusion.schedule": "scaled_linear"}, "to begin with noise alone"),

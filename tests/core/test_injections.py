@@ -13,8 +13,9 @@ from gem3d_core.errors import NotAvailable
 from gem3d_core.image_encoders import LITE, Blank, blank, open_encoder
 from gem3d_core.injections import Branched
 from gem3d_core.models import build
-from gem3d_core.networks import SliceNetwork, VolumeNetwork
+from gem3d_core.networks import SliceNetwork
 from gem3d_core.settings import ConditionSpec, NetworkFacts, SampleSpec, UNetSpec
+from gem3d_core.volumetric import VolumeNetwork
 
 UNET = UNetSpec(base_channels=16, multipliers=(1, 2), blocks=1, attention_at=(2,), head_channels=8, norm_groups=8)
 C, M, N, SIDE = 4, 3, 5, 8

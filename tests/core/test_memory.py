@@ -22,8 +22,8 @@ from gem3d_core.memory import (
     windows_that_fit,
 )
 from gem3d_core.models import build
-from gem3d_core.networks import VolumeNetwork
 from gem3d_core.settings import ConditionSpec, NetworkFacts, UNetSpec
+from gem3d_core.volumetric import VolumeNetwork
 
 SIZE = (16, 12)
 MIB = 2**20

@@ -11,16 +11,9 @@ from configs import load
 from gem3d_core.conditions import Conditions
 from gem3d_core.denoise import predict_at_position, predict_slices
 from gem3d_core.models import build
-from gem3d_core.networks import (
-    SliceAttention,
-    SliceConv,
-    SliceNetwork,
-    VolumeNetwork,
-    count_parameters,
-    embed_position,
-    position_network,
-)
+from gem3d_core.networks import SliceNetwork, count_parameters, embed_position, position_network
 from gem3d_core.settings import ConditionSpec, NetworkFacts, UNetSpec
+from gem3d_core.volumetric import SliceAttention, SliceConv, VolumeNetwork
 
 SMALL = UNetSpec(base_channels=16, multipliers=(1, 2, 2), blocks=1, attention_at=(2, 4), head_channels=8, norm_groups=8)
 LATENT, MASK, N = 4, 3, 5

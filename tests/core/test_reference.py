@@ -10,12 +10,12 @@ from torch._dynamo.testing import CompileCounter
 
 from gem3d_core.codec import Haar
 from gem3d_core.models import build
-from gem3d_core.networks import VolumeNetwork
 from gem3d_core.reference import Algorithm1, draw_reference
 from gem3d_core.resampling import Recipe, VolumeModel, draw_volumes
 from gem3d_core.sampling import VolumeRequest, sample_volumes
 from gem3d_core.schedule import make_schedule
 from gem3d_core.settings import ConditionSpec, DiffusionSpec, NetworkFacts, SampleSpec, UNetSpec
+from gem3d_core.volumetric import VolumeNetwork
 from gem3d_core.windows import plan_windows
 
 UNET = UNetSpec(base_channels=8, multipliers=(1, 2), blocks=1, attention_at=(2,), head_channels=8, norm_groups=4)

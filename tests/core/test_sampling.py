@@ -14,10 +14,11 @@ from torch._dynamo.testing import CompileCounter
 from gem3d_core.conditions import Conditions
 from gem3d_core.errors import Gem3dError, NotAvailable
 from gem3d_core.models import build
-from gem3d_core.networks import SliceNetwork, VolumeNetwork, position_network
+from gem3d_core.networks import SliceNetwork, position_network
 from gem3d_core.sampling import VolumeRequest, count_windows, sample_slices, sample_volumes
 from gem3d_core.schedule import make_schedule
 from gem3d_core.settings import ConditionSpec, DiffusionSpec, NetworkFacts, SampleSpec, UNetSpec
+from gem3d_core.volumetric import VolumeNetwork
 from gem3d_core.windows import plan_windows
 
 UNET = UNetSpec(base_channels=8, multipliers=(1, 2), blocks=1, attention_at=(2,), head_channels=8, norm_groups=4)

@@ -30,7 +30,7 @@ from gem3d_core.models import (
     train_slice_model,
     tune_volume_model,
 )
-from gem3d_core.networks import SliceNetwork, VolumeNetwork
+from gem3d_core.networks import SliceNetwork
 from gem3d_core.schedule import make_schedule
 from gem3d_core.settings import ConditionSpec, DiffusionSpec, NetworkFacts, TrainSpec, UNetSpec
 from gem3d_core.stopping import Interrupted
@@ -43,6 +43,7 @@ from gem3d_core.training import (
     learning_rate,
     train,
 )
+from gem3d_core.volumetric import VolumeNetwork
 
 UNET = UNetSpec(base_channels=8, multipliers=(1, 2), blocks=1, attention_at=(2,), head_channels=8, norm_groups=4)
 C, M, N = 2, 2, 4

@@ -20,9 +20,9 @@ from gem3d_core.checkpoints import save_network
 from gem3d_core.codec import Haar
 from gem3d_core.errors import BadInput, NotAvailable
 from gem3d_core.models import build
-from gem3d_core.networks import VolumeNetwork
 from gem3d_core.resampling import Recipe, VolumeModel
 from gem3d_core.settings import NetworkFacts, SampleSpec
+from gem3d_core.volumetric import VolumeNetwork
 from tasks import bench
 from tasks.configuration import store_configuration
 from tasks.inputs import Prepared
