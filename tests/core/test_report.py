@@ -17,7 +17,14 @@ from gem3d_core.metrics.intervals import Interval
 from gem3d_core.metrics.overlap import CaseOverlap, Overlap
 from gem3d_core.pictures import PictureRow, comparison, distance_histogram, loss_curve
 from gem3d_core.report import Column, Missing, Report, Stage, Table, print_cell, write_report
-from gem3d_core.report_tables import continuity_table, downstream_table, fid_table, paired_table, privacy_table
+from gem3d_core.report_tables import (
+    continuity_table,
+    downstream_table,
+    fid_table,
+    neighbours_table,
+    paired_table,
+    privacy_table,
+)
 
 VOID = {"meta", "img", "br", "link", "input"}
 
@@ -247,3 +254,10 @@ def test_faulty_pictures_are_named(tmp_path: Path) -> None:
         with pytest.raises(BadInput, match=message):
             call()
     assert not (tmp_path / "x.png").exists()
+
+
+def test_kid_precision_and_recall_stand_plane_by_plane() -> None:
+    values = {f"{metric} {plane}": 0.25 for metric in ("KID", "precision", "recall") for plane in ("axial", "coronal")}
+    table = neighbours_table({"synthetic": values}, extractor="a network")
+    assert table.rows[0] == ("synthetic", "axial", 250.0, 0.25, 0.25)
+    assert all(isinstance(cell, Missing) for cell in table.rows[2][2:])
