@@ -251,6 +251,11 @@ def unexplained(path: Path) -> list[str]:
     return bad
 
 
+def test_test_modules_have_names_of_their_own() -> None:
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names)), "pytest imports test modules by their bare names"
+
+
 def test_the_type_checker_is_silenced_only_with_a_reason() -> None:
     bad = [line for path in MODULES.values() for line in unexplained(path)]
     assert bad == []
