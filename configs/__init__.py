@@ -1,6 +1,19 @@
 """Typed configuration: one frozen, closed model, filled from a profile and from `--set a.b=value`."""
 
-from configs.resolve import change, load, parse_overrides, profile_names
+from configs.resolve import change, load, parse_overrides, profile_names, system_settings
 from configs.schema import Config, Runtime
+from configs.tables import TableRow, row_config, row_overrides, table_rows
 
-__all__ = ["Config", "Runtime", "change", "load", "parse_overrides", "profile_names"]
+__all__ = [
+    "Config",
+    "Runtime",
+    "TableRow",
+    "change",
+    "load",
+    "parse_overrides",
+    "profile_names",
+    "row_config",
+    "row_overrides",
+    "system_settings",
+    "table_rows",
+]

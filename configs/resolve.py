@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
 from configs.schema import Config
@@ -50,7 +50,8 @@ def change(config: Config, overrides: Mapping[str, object]) -> Config:
 
 def _resolved(tree: Tree, overrides: Mapping[str, object]) -> Config:
     """The system's settings come first, so that those by hand change them too."""
-    for key, value in [*_system(overrides.get("system")).items(), *overrides.items()]:
+    system = overrides.get("system")
+    for key, value in [*(system_settings(str(system)) if system is not None else {}).items(), *overrides.items()]:
         _set(tree, key, value)
     try:
         return Config.model_validate(tree)
@@ -58,13 +59,11 @@ def _resolved(tree: Tree, overrides: Mapping[str, object]) -> Config:
         raise BadInput("; ".join(_explain(e) for e in error.errors())) from error
 
 
-def _system(name: object) -> dict[str, object]:
-    """What a system sets; nothing where none is named. Raises BadInput for a name that is not one."""
-    if name is None:
-        return {}
+def system_settings(name: str) -> dict[str, JsonValue]:
+    """What a system sets, by dotted keys. Raises BadInput for a name that is not one."""
     if name not in system_names():
-        raise BadInput(f"no system {name!r}{nearest(str(name), system_names())}")
-    settings: dict[str, object] = yaml.safe_load((files("configs.systems") / f"{name}.yaml").read_text())
+        raise BadInput(f"no system {name!r}{nearest(name, system_names())}")
+    settings: dict[str, JsonValue] = yaml.safe_load((files("configs.systems") / f"{name}.yaml").read_text())
     return settings
 
 

@@ -75,13 +75,33 @@ class Evaluate(Section):
     """Network whose features FID compares; radimagenet-resnet50 [paper] needs its file in the weights folder."""
     fid_volumes: int | None = Field(None, ge=1)
     """Volumes of each set, evenly spaced, whose slices FID compares; none: all."""
+    fid_resamples: int = Field(50, ge=0)
+    """Times that FID is computed again for volumes drawn with replacement, for its interval; 0: no interval."""
     paired_cases: int | None = Field(None, ge=1)
     """Test volumes drawn for the paired scores; none: all."""
     downstream: bool = True
     """Train nnU-Net on the true data and on every published dataset."""
     factors: tuple[int, ...] | None = None
     """Published datasets that nnU-Net is trained on; none: all."""
+    baseline: str | None = None
+    """A system, such as make-a-volume, that is trained beside this one and whose 1x dataset is one more arm
+    (Table 4)."""
     arm: ArmSpec = ArmSpec()
+
+
+class Tables(Section):
+    """`gem3d tables`: what each of its systems may take; none: as much as the profile itself."""
+
+    train_slices: int | None = Field(None, ge=1)
+    """Steps of stage 1."""
+    tune_volume: int | None = Field(None, ge=1)
+    """Steps of stage 2."""
+    train_informed: int | None = Field(None, ge=1)
+    """Steps of the position-conditioned model, which systems share."""
+    whole: int | None = Field(None, ge=1)
+    """Steps of a 3D network on whole volumes: as many as take as long as both stages together."""
+    masks: int | None = Field(None, ge=1)
+    """Training masks, evenly spaced, that each system draws a volume for."""
 
 
 class Runtime(Section):
@@ -146,6 +166,7 @@ class Config(Section):
     """Re-sample so many times: datasets at 1x ... factor x."""
     publish: Publish = Publish()
     evaluate: Evaluate = Evaluate()
+    tables: Tables = Tables()
     runtime: Runtime = Runtime()
 
     @model_validator(mode="after")

@@ -1,21 +1,18 @@
 """The command line `gem3d`. Everything heavy is imported by the command that needs it."""
 
-import json
-import signal
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.running import BAD_INPUT, FAILED, INTERRUPTED, fail, print_json, run_flow
 from gem3d_core.errors import BadInput, Gem3dError
 
 if TYPE_CHECKING:
     from flows.ledger import Summary
-
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,27 +39,20 @@ def main() -> None:
     try:
         app()
     except Gem3dError as error:
-        _fail(str(error), _code(error))
+        fail(str(error), _code(error))
     except RuntimeError as error:
         # the catalog has errors of its own, because it may not import the core
         if type(error).__module__ != "data_catalog.errors":
             raise
-        _fail(str(error), FAILED if type(error).__name__ in {"CatalogError", "Corrupt"} else BAD_INPUT)
+        fail(str(error), FAILED if type(error).__name__ in {"CatalogError", "Corrupt"} else BAD_INPUT)
     except OSError as error:
-        _fail(f"{error}: look at the path, its rights and the space on its disk", FAILED)
+        fail(f"{error}: look at the path, its rights and the space on its disk", FAILED)
 
 
 def _code(error: Gem3dError) -> int:
     if isinstance(error, BadInput):
         return BAD_INPUT
     return INTERRUPTED if type(error).__name__ == "Interrupted" else FAILED
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    sys.stderr.write(f"gem3d: {message}\n")
-    if "--json" in sys.argv:
-        _print_json({"error": message, "code": code})
-    sys.exit(code)
 
 
 @app.command(epilog="Example: gem3d check ../data/Task04_Hippocampus")
@@ -81,14 +71,14 @@ def check(
         opened = open_dataset(dataset, channel=channel)
     except BadInput as error:
         if as_json:
-            _print_json({"ok": False, "cases": 0, "faults": [], "error": str(error)})
+            print_json({"ok": False, "cases": 0, "faults": [], "error": str(error)})
             sys.stderr.write(f"gem3d: {error}\n")
             raise typer.Exit(BAD_INPUT) from error
         raise
     facts, faults = check_dataset(opened)
     if as_json:
         listed = [asdict(fault) for fault in faults]
-        _print_json({"ok": not faults, "cases": len(facts), "faults": listed, "error": None})
+        print_json({"ok": not faults, "cases": len(facts), "faults": listed, "error": None})
     else:
         for fault in faults:
             typer.echo(str(fault))
@@ -145,7 +135,9 @@ def enhance(
 
         return partial(enhance_dataset, _enhance_parameters(values))
 
-    _run(prepare, as_json=as_json)
+    from flows.telling import tell
+
+    run_flow(prepare, tell, as_json=as_json)
 
 
 def _enhance_parameters(values: dict[str, object]) -> "EnhanceParameters":
@@ -163,15 +155,21 @@ def _enhance_parameters(values: dict[str, object]) -> "EnhanceParameters":
 
 
 def _dry_run(values: dict[str, object], *, as_json: bool) -> None:
-    from flows.parameters import dataset_folder, open_run
+    from flows.parameters import baseline_of, dataset_folder, open_run
     from tasks.forecast import forecast
 
     parameters = _enhance_parameters(values)
+    run = open_run(parameters)
+    baseline = baseline_of(parameters, run)
     told = forecast(
-        open_run(parameters), dataset_folder(parameters), until=parameters.until, skip_bad=parameters.skip_bad
+        run,
+        dataset_folder(parameters),
+        baseline=None if baseline is None else open_run(baseline),
+        until=parameters.until,
+        skip_bad=parameters.skip_bad,
     )
     if as_json:
-        _print_json(told.model_dump())
+        print_json(told.model_dump())
     else:
         typer.echo(told.text())
 
@@ -205,7 +203,9 @@ def resample(
         )
         return partial(resample_dataset, parameters)
 
-    _run(prepare, as_json=as_json)
+    from flows.telling import tell
+
+    run_flow(prepare, tell, as_json=as_json)
 
 
 @app.command(epilog="Example: gem3d phantoms ./phantoms --cases 12")
@@ -221,56 +221,23 @@ def phantoms(
 
     dataset = str(write_cohort(folder, cases=cases, size=size, seed=seed))
     if as_json:
-        _print_json({"dataset": dataset, "cases": cases})
+        print_json({"dataset": dataset, "cases": cases})
     else:
         typer.echo(dataset)
-
-
-def _run(prepare: "Callable[[], Callable[[], Summary]]", *, as_json: bool) -> None:
-    """Run a flow in this process, on a server of its own where none is named, and print what it made."""
-    from flows.environment import prepare_environment, quieten
-
-    prepare_environment()
-    quieten()
-    try:
-        summary = _started(prepare)
-    except KeyboardInterrupt as error:
-        _fail(f"{error or 'interrupted'}; the same command goes on from what is finished", INTERRUPTED)
-    if as_json:
-        _print_json(summary.model_dump())
-    else:
-        from flows.telling import tell
-
-        typer.echo(tell(summary))
-
-
-def _started(prepare: "Callable[[], Callable[[], Summary]]") -> "Summary":
-    """Run a flow; Ctrl-C and SIGTERM both end it by KeyboardInterrupt, after which nothing stays behind."""
-    from flows.server import own_server  # imports Prefect, which reads the environment once
-
-    signal.signal(signal.SIGTERM, _terminated)
-    with own_server() as wait:
-        start = prepare()  # its imports take about as long as the server
-        wait()
-        return start()
-
-
-def _terminated(_number: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt("terminated")
-
-
-def _print_json(document: object) -> None:
-    sys.stdout.write(json.dumps(document, indent=1) + "\n")
 
 
 def _register() -> None:
     from flows.bench_cli import bench_app
     from flows.catalog_cli import catalog_app
     from flows.fetch_cli import fetch
+    from flows.tables_cli import tables
 
     app.add_typer(bench_app, name="bench")
     app.add_typer(catalog_app, name="catalog")
     app.command(epilog="Example: gem3d fetch hippocampus --to ../data")(fetch)
+    app.command(epilog="Example: gem3d tables ../data/Task04_Hippocampus --profile hippocampus-cpu --rows paper,ours")(
+        tables
+    )
 
 
 _register()

@@ -7,20 +7,9 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from flows.ledger import Ledger, Reached, Summary
-from flows.parameters import EnhanceParameters, dataset_folder, dataset_name, open_run
-from flows.stages import (
-    encode_flow,
-    evaluate_flow,
-    informed_flow,
-    ingest_flow,
-    masks_flow,
-    preprocess_flow,
-    publish_flow,
-    resample_flow,
-    train_informed_flow,
-    train_slices_flow,
-    tune_volume_flow,
-)
+from flows.parameters import EnhanceParameters, baseline_of, dataset_folder, dataset_name, open_run
+from flows.stages import encode_flow, evaluate_flow, publish_flow
+from flows.system import draw_volumes, prepare_data, train_models
 from tasks.configuration import store_configuration
 from tasks.inputs import DatasetRefs
 from tasks.showing import show_summary
@@ -40,36 +29,35 @@ def enhance_dataset(params: EnhanceParameters = EnhanceParameters()) -> Summary:
     )
     run = open_run(settings)
     stages_of(run.config, params.until)  # refuses a stage that the system does without
+    baseline = baseline_of(settings, run)
     store_configuration(run)
     ledger = Ledger(run, params.until)
     with suppress(Reached):
-        _stages(settings, ledger)
+        _stages(settings, ledger, baseline)
     summary = ledger.summary()
     show_summary(summary.model_dump())
     return summary
 
 
-def _stages(settings: EnhanceParameters, ledger: Ledger) -> None:
+def _stages(settings: EnhanceParameters, ledger: Ledger, baseline: EnhanceParameters | None) -> None:
     """The table of contents; a system may do without a stage that trains."""
-    enter, config = ledger.enter, ledger.run.config
-    source = enter("ingest", ingest_flow(settings, settings.skip_bad))
-    prepared = enter("preprocess", preprocess_flow(settings, source.ref))
-    latents = enter("encode", encode_flow(settings, prepared.ref))
-    data = DatasetRefs(source=source.ref, prepared=prepared.ref, latents=latents.ref)
-    models: dict[str, str] = {}
-    if config.generator != "whole":
-        models["slice"] = enter("train-slices", train_slices_flow(settings, latents.ref)).ref
-    if config.generator != "slice":
-        models["volume"] = enter("tune-volume", tune_volume_flow(settings, latents.ref, models.get("slice"))).ref
-    if config.condition.informed:
-        models["informed"] = enter("train-informed", train_informed_flow(settings, latents.ref)).ref
-    drawing = models.get("volume") or models["slice"]
-    informed = enter("generate-informed-slices", informed_flow(settings, data, models.get("informed")))
-    masks = enter("augment-masks", masks_flow(settings, data))
-    volumes = enter(
-        "resample",
-        resample_flow(settings, data, drawing, [i.ref for i in informed], [m.ref for m in masks]),
-    )
-    datasets = enter("publish", publish_flow(settings, data, [v.ref for v in volumes]))
-    drawn, published = [v.ref for v in volumes], [d.ref for d in datasets]
-    enter("evaluate", evaluate_flow(settings, data, drawing, list(models.values()), drawn, published))
+    data = prepare_data(settings, ledger, skip_bad=settings.skip_bad)
+    models = train_models(settings, ledger, data.latents)
+    volumes = draw_volumes(settings, ledger, data, models)
+    datasets = ledger.enter("publish", publish_flow(settings, data, volumes))
+    published = [dataset.ref for dataset in datasets]
+    compared = {} if baseline is None else _baseline(baseline, ledger, data)
+    ledger.enter("evaluate", evaluate_flow(settings, data, models.drawing, models.all, volumes, published, compared))
+
+
+def _baseline(settings: EnhanceParameters, ledger: Ledger, data: DatasetRefs) -> dict[str, str]:
+    """Another system's dataset at 1x, on which nnU-Net is trained beside the others, by the system's name."""
+    run = open_run(settings)
+    own = Ledger(run)
+    source, prepared = data.source, data.prepared
+    latents = own.enter("encode", encode_flow(settings, prepared)).ref
+    refs = DatasetRefs(source=source, prepared=prepared, latents=latents)
+    volumes = draw_volumes(settings, own, refs, train_models(settings, own, latents))
+    (dataset,) = own.enter("publish", publish_flow(settings, refs, volumes))
+    ledger.results += [r.model_copy(update={"stage": f"{r.stage} ({run.config.system})"}) for r in own.results]
+    return {run.config.system: dataset.ref}

@@ -92,13 +92,15 @@ def _lines(results: Sequence[StageResult]) -> list[StageLine]:
 
 
 def _metrics(catalog: Catalog, results: Sequence[StageResult]) -> dict[str, float | None]:
-    """The headline numbers of the metrics artifacts: means of the fidelity scores, mean Dice and HD95 of the arms."""
+    """The headline numbers of the metrics artifacts: means of the fidelity scores, of the arms, of mask agreement."""
     metrics: dict[str, float | None] = {}
     for artifact in (catalog.get(result.ref) for result in results):
         if artifact.kind == "metrics" and "arm" in artifact.meta:
             arm = artifact.meta["arm"]
             metrics |= {f"{name} trained on {arm}": cast("float", artifact.meta[name]) for name in ("dice", "hd95")}
-        elif artifact.kind == "metrics":
+        elif artifact.kind == "metrics" and "agreement" in artifact.meta:
+            metrics["mask agreement"] = cast("float", artifact.meta["agreement"])
+        elif artifact.kind == "metrics" and "means" in artifact.meta:
             metrics |= cast("dict[str, float | None]", artifact.meta["means"])
             metrics |= dict.fromkeys(cast("dict[str, str]", artifact.meta["missing"]))
     return metrics

@@ -8,7 +8,7 @@ from uuid import uuid4
 from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
-from configs import load
+from configs import load, system_settings
 from data_catalog import Ref
 from data_catalog.refs import check_name
 from gem3d_core.errors import BadInput
@@ -70,6 +70,27 @@ def open_run(settings: Settings, ref: str | None = None) -> Run:
         seed=config.seed if settings.seed is None else settings.seed,
         use_cache=settings.use_cache,
     )
+
+
+def baseline_of(settings: EnhanceParameters, run: Run) -> EnhanceParameters | None:
+    """Settings of the system that `evaluate.baseline` names, on the same data and budget; none where it names none.
+
+    Raises BadInput, before anything is trained, where that system does not fit what else is set.
+    """
+    system, config = run.config.evaluate.baseline, run.config
+    if system is None or not config.evaluate.downstream:
+        return None
+    changes: dict[str, JsonValue] = {
+        "factor": 1,
+        "evaluate.factors": None,
+        "evaluate.baseline": None,
+        "publish.first_id": config.publish.first_id + config.factor,  # beside the others, not instead of one
+    }
+    overrides = {**settings.overrides, **system_settings(system), **changes, "system": system}
+    name, run_id = f"{run.name}-{system}", f"{run.run_id}-{system}"
+    baseline = settings.model_copy(update={"overrides": overrides, "factor": None, "name": name, "run_id": run_id})
+    open_run(baseline)
+    return baseline
 
 
 def name_of(ref: str) -> str:

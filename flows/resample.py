@@ -15,7 +15,7 @@ from flows.parameters import catalog_address
 from gem3d_core.errors import BadInput
 from tasks.configuration import configuration_of_model
 from tasks.informed import informed
-from tasks.inputs import newest_volume_model, parent_of, refs_behind
+from tasks.inputs import newest_volume_model, refs_behind, run_of_model
 from tasks.masks import masks
 from tasks.publish import publish
 from tasks.resample import resample
@@ -53,7 +53,7 @@ def resample_dataset(params: ResampleParameters = ResampleParameters()) -> Summa
     run = Run(
         catalog=address,
         run_id=flow_run.id or uuid4().hex,
-        name=catalog.get(parent_of(catalog, volume_model, "source")).name,
+        name=run_of_model(catalog.get(volume_model)),
         config=config,
         seed=int(datetime.now(UTC).strftime("%Y%m%d")) if params.seed is None else params.seed,
         use_cache=params.use_cache,

@@ -4,6 +4,7 @@ from prefect import flow
 
 from data_catalog import Catalog
 from flows.parameters import Settings, dataset_folder, open_run
+from tasks.agreement import agreement
 from tasks.downstream import arms_of, downstream
 from tasks.encode import encode
 from tasks.fidelity import fidelity
@@ -13,6 +14,7 @@ from tasks.inputs import DatasetRefs
 from tasks.masks import masks
 from tasks.preprocess import preprocess
 from tasks.publish import publish
+from tasks.real_features import real_features
 from tasks.report import report
 from tasks.resample import resample
 from tasks.stage import Run, StageResult
@@ -118,15 +120,26 @@ def evaluate_flow(
     models: list[str],
     volumes: list[str],
     datasets: list[str],
+    baselines: dict[str, str] | None = None,
 ) -> list[StageResult]:
     """Stage 11: fidelity of the first repeat, an nnU-Net arm for the true data and each dataset, and the report.
 
-    volume_model: that drew the volumes; models: all that were trained. The report comes last.
+    volume_model: that drew the volumes; models: all that were trained; baselines: datasets of other systems, by name,
+    which are arms too. The report comes last.
     """
     run = open_run(settings, data.source)
     data = _exact_data(run, data)
     models, volumes, datasets = (_exact(run, *refs) for refs in (models, volumes, datasets))
     (drawing,) = _exact(run, volume_model)
-    made = [fidelity(run, data, drawing, volumes)] if run.config.evaluate.fidelity else []
-    made += [downstream(run, data, arm, dataset) for arm, dataset in arms_of(run, data.prepared, datasets).items()]
-    return [*made, report(run, data, models, volumes, datasets, [result.ref for result in made])]
+    compared = {name: _exact(run, ref)[0] for name, ref in (baselines or {}).items()}
+    made = []
+    if run.config.evaluate.fidelity:
+        made.append(real_features(run, data))
+        made.append(fidelity(run, data, made[0].ref, drawing, volumes))
+    arms = arms_of(run, data.prepared, datasets, compared)
+    trained = {arm: downstream(run, data, arm, dataset) for arm, dataset in arms.items()}
+    made += trained.values()
+    if "true" in trained:
+        made.append(agreement(run, data, trained["true"].ref, volumes[0]))
+    published = [*datasets, *compared.values()]
+    return [*made, report(run, data, models, volumes, published, [result.ref for result in made])]

@@ -31,6 +31,7 @@ __all__ = [
     "Plans",
     "RawCase",
     "Workspace",
+    "model_files",
     "plan",
     "predict_arm",
     "read_prediction",
@@ -153,6 +154,12 @@ def train_arm(
             on_output=_epochs(spec.epochs, on_epoch) if on_epoch else None,
         )
     return model
+
+
+def model_files(model: Path) -> dict[str, Path]:
+    """Of the folder of `train_arm`, what `predict_arm` reads, by name within it."""
+    names = ("plans.json", "dataset.json", DIGEST, "fold_all/checkpoint_final.pth")
+    return {name: model / name for name in names}
 
 
 def predict_arm(

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 MEAN = "mean of labels"
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
+EMPTY_MASKS = "Empty masks by the BraTS rules: both empty Dice 100, HD95 0; one empty Dice 0, HD95 373.13 mm."
+OVERLAP_COLUMNS = (Column("label"), Column("Dice", "%", "higher", 2), Column("HD95", "mm", "lower", 2))
 
 
 def fid_table(arms: Mapping[str, Mapping[Plane, Fid] | Missing], *, extractor: str) -> Table:
@@ -25,7 +27,7 @@ def fid_table(arms: Mapping[str, Mapping[Plane, Fid] | Missing], *, extractor: s
             rows.append((name, fids, fids, fids, fids))
         else:
             counts = ", ".join(f"{fids[plane].n_synthetic} / {fids[plane].n_real}" for plane in PLANES)
-            rows.append((name, *(fids[plane].value for plane in PLANES), counts))
+            rows.append((name, *(fids[plane].interval or fids[plane].value for plane in PLANES), counts))
     measured = [name for name, fids in arms.items() if not isinstance(fids, Missing)]
     return Table(
         title="Fidelity: FID",
@@ -33,7 +35,7 @@ def fid_table(arms: Mapping[str, Mapping[Plane, Fid] | Missing], *, extractor: s
             f"Frechet distance to the real volumes on features of {extractor}, in three planes, without slices "
             "wholly outside the outline: slices of each set against those of training volumes. It depends on the "
             "extractor and on the number of slices, so compare only within a column; held-out real volumes are the "
-            "yardstick."
+            "yardstick. Intervals: 1.96 standard deviations over volumes of the set drawn with replacement."
         ),
         n=f"slices of each plane in the last column, of volumes evenly spaced over each set: {_listed(measured)}",
         columns=(
@@ -130,8 +132,37 @@ def continuity_table(
 
 def downstream_table(arms: Mapping[str, Sequence[CaseOverlap] | Missing], *, seed: int = 0) -> Table:
     """nnU-Net trained on each arm and scored on the same true test cases: per label, and their mean."""
-    measured = {name: cases for name, cases in arms.items() if not isinstance(cases, Missing)}
-    labels = list(dict.fromkeys(label for cases in measured.values() for case in cases for label in case.labels))
+    return Table(
+        title="Downstream segmentation",
+        caption=(
+            "nnU-Net with one plan for all arms, tested on the true test split; means over cases with 95% bootstrap "
+            f"intervals. {EMPTY_MASKS}"
+        ),
+        n=f"test cases; {_overlap_counts(arms)}",
+        columns=(Column("trained on"), *OVERLAP_COLUMNS),
+        rows=_overlap_rows(arms, seed),
+    )
+
+
+def agreement_table(sets: Mapping[str, Sequence[CaseOverlap] | Missing], *, seed: int = 0) -> Table:
+    """nnU-Net trained on the true data and scored on each set of volumes against the masks that these belong to."""
+    return Table(
+        title="Mask agreement",
+        caption=(
+            "nnU-Net trained on the true data segments drawn volumes; between what it finds and the mask that a volume "
+            "was drawn for: means over volumes with 95% bootstrap intervals. Real test volumes, against their own "
+            f"masks, are the yardstick. {EMPTY_MASKS}"
+        ),
+        n=f"volumes; {_overlap_counts(sets)}",
+        columns=(Column("volumes"), *OVERLAP_COLUMNS),
+        rows=_overlap_rows(sets, seed),
+    )
+
+
+def _overlap_rows(arms: Mapping[str, Sequence[CaseOverlap] | Missing], seed: int) -> tuple[tuple[Cell, ...], ...]:
+    """A row for each label of each arm, and for their mean."""
+    measured = [case for cases in arms.values() if not isinstance(cases, Missing) for case in cases]
+    labels = list(dict.fromkeys(label for case in measured for label in case.labels))
     rows: list[tuple[Cell, ...]] = []
     for name, cases in arms.items():
         for label in [*labels, MEAN]:
@@ -141,22 +172,11 @@ def downstream_table(arms: Mapping[str, Sequence[CaseOverlap] | Missing], *, see
             scores = [_label_score(case, label) for case in cases]
             dice = _mean([100 * score.dice for score in scores], seed)
             rows.append((name, label, dice, _mean([score.hd95 for score in scores], seed)))
-    return Table(
-        title="Downstream segmentation",
-        caption=(
-            "nnU-Net with one plan for all arms, tested on the true test split; means over cases with 95% bootstrap "
-            "intervals. Empty masks by the BraTS rules: both empty Dice 100, HD95 0; one empty Dice 0, HD95 "
-            "373.13 mm."
-        ),
-        n=f"test cases; {_listed([f'{name}: {len(cases)}' for name, cases in measured.items()])}",
-        columns=(
-            Column("trained on"),
-            Column("label"),
-            Column("Dice", "%", "higher", 2),
-            Column("HD95", "mm", "lower", 2),
-        ),
-        rows=tuple(rows),
-    )
+    return tuple(rows)
+
+
+def _overlap_counts(arms: Mapping[str, Sequence[CaseOverlap] | Missing]) -> str:
+    return _listed([f"{name}: {len(cases)}" for name, cases in arms.items() if not isinstance(cases, Missing)])
 
 
 def privacy_table(

@@ -9,7 +9,7 @@ import yaml
 from configs import Config
 from data_catalog import Catalog
 from gem3d_core.errors import BadInput
-from tasks.inputs import parent_of
+from tasks.inputs import run_of_model
 from tasks.stage import Run
 
 KIND = "config"
@@ -38,7 +38,7 @@ def store_configuration(run: Run) -> str:
 def configuration_of_model(catalog: Catalog, model: str) -> Config:
     """The configuration of the run that trained the model. Raises BadInput when the catalog does not hold it."""
     artifact = catalog.get(model)
-    stored = catalog.find(_key(catalog.get(parent_of(catalog, model, "source")).name, artifact.run_id))
+    stored = catalog.find(_key(run_of_model(artifact), artifact.run_id))
     if stored is None:
         raise BadInput(
             f"{catalog.address} does not hold the configuration of run {artifact.run_id}, which trained {model}: "

@@ -1,19 +1,31 @@
 """Stage 11, downstream: nnU-Net trained on one dataset and tested on the true test split (Table 4)."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from data_catalog import Catalog
 from gem3d_core.ahead import ahead
 from gem3d_core.dataset import plain_labels
+from gem3d_core.errors import Gem3dError
 from gem3d_core.geometry import voxel_sizes
-from gem3d_core.metrics.overlap import score_case
-from gem3d_core.nnunet import ArmSpec, Plans, RawCase, predict_arm, read_prediction, train_arm, write_images, write_raw
-from gem3d_core.volumes import read_label, read_volume
+from gem3d_core.metrics.overlap import CaseOverlap, Overlap, score_case
+from gem3d_core.nnunet import (
+    ArmSpec,
+    Plans,
+    RawCase,
+    model_files,
+    predict_arm,
+    read_prediction,
+    train_arm,
+    write_images,
+    write_raw,
+)
+from gem3d_core.volumes import Volume, read_label, read_volume
 from tasks.inputs import DatasetRefs, LabelIds, Source, dataset_path, open_prepared, open_source, raw_cases
 from tasks.policy import accelerator, stage_task
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
@@ -28,12 +40,12 @@ MEAN = "mean"
 def downstream(run: Run, data: DatasetRefs, arm: str, dataset: str | None) -> StageResult:
     """`metrics` NAME-arm-{arm}: Dice and HD95 of nnU-Net trained on a published dataset, or on the true training cases.
 
-    All arms use the plan that was made on the true data.
+    All arms use the plan that was made on the true data. The nnU-Net of the true one is kept, to judge drawn volumes.
     """
     config = run.config
     inputs = tuple(ref for ref in (data.source, data.prepared, dataset) if ref)
     stage = Stage(
-        "downstream", __name__, "metrics", f"{run.name}-arm-{arm}", {"arm": _identity(config.evaluate.arm)}, inputs
+        "downstream", __name__, "metrics", f"{run.name}-arm-{arm}", {"arm": arm_identity(config.evaluate.arm)}, inputs
     )
 
     def make(work: Work) -> Product:
@@ -60,24 +72,26 @@ def downstream(run: Run, data: DatasetRefs, arm: str, dataset: str | None) -> St
             model = train_arm(work.folder, ARM_ID, plans, spec, on_epoch=lambda done, _: work.progress.at(done))
             images = write_images(work.folder / "test", _images(source, opened.test, threads), source.channel)
             predicted = predict_arm(work.folder, model, images, work.folder / "predicted", spec)
-        return _product(work, source, predicted, arm)
+        return _product(work, source, predicted, arm, model_files(model) if dataset is None else {})
 
     return run_stage(run, stage, make)
 
 
-def _identity(arm: ArmSpec) -> dict[str, object]:
+def arm_identity(arm: ArmSpec) -> dict[str, object]:
     """What an arm's scores depend on: not where it runs or how often it saves."""
     return {name: value for name, value in arm.to_dict().items() if name not in {"device", "workers", "save_every"}}
 
 
-def arms_of(run: Run, prepared: str, datasets: list[str]) -> dict[str, str | None]:
+def arms_of(
+    run: Run, prepared: str, datasets: list[str], baselines: Mapping[str, str] | None = None
+) -> dict[str, str | None]:
     """Every arm's dataset, none for the true data; no arms where no case is left to test on."""
     evaluate = run.config.evaluate
     if not evaluate.downstream or not open_prepared(Catalog.open(run.catalog), prepared).test:
         return {}
     factors = evaluate.factors or range(1, len(datasets) + 1)
     published = {f"{factor}x": datasets[factor - 1] for factor in factors if factor <= len(datasets)}
-    return {"true": None, **published}
+    return {"true": None, **(baselines or {}), **published}
 
 
 def _images(source: Source, names: list[str], threads: int) -> Iterator[RawCase]:
@@ -106,23 +120,43 @@ def _scored(source: Source) -> tuple[dict[str, LabelIds], list[int]]:
     return scored, list(ids) if isinstance(ids, tuple) else [ids]
 
 
-def _product(work: Work, source: Source, predicted: dict[str, Path], arm: str) -> Product:
+def score(source: Source, prediction: np.ndarray, truth: Volume) -> CaseOverlap:
+    """A predicted label map (X, Y, Z) beside the right one; nobody says what is right where that says `ignore`."""
+    labels, ignored = _scored(source)
+    known = ~np.isin(truth.array, ignored)
+    return score_case(prediction * known, truth.array * known, labels, voxel_sizes(truth.affine))
+
+
+def _product(work: Work, source: Source, predicted: dict[str, Path], arm: str, model: dict[str, Path]) -> Product:
     """Scores of every test case against the source's own label map."""
     import pandas as pd
 
     rows = []
     for case, path in predicted.items():
         truth = source.cases[case].read_label()
-        prediction = read_prediction(path, truth.affine).astype(np.int16)
-        labels, ignored = _scored(source)
-        known = ~np.isin(truth.array, ignored)  # nobody says what is right where the truth says `ignore`
-        scored = score_case(prediction * known, truth.array * known, labels, voxel_sizes(truth.affine))
+        scored = score(source, read_prediction(path, truth.affine).astype(np.int16), truth)
         for label, overlap in {**scored.labels, MEAN: scored.mean}.items():
             rows.append({"arm": arm, "case": case, "label": label, "dice": overlap.dice, "hd95": overlap.hd95})
     table = pd.DataFrame(rows)
     table.to_parquet(work.folder / "scores.parquet")
     means = table[table["label"] == MEAN]
     meta = {"arm": arm, "dice": float(means["dice"].mean()), "hd95": float(means["hd95"].mean()), "cases": len(means)}
-    return Product(
-        {"scores.parquet": work.folder / "scores.parquet"}, meta, {"metrics": table.assign(group="downstream")}
-    )
+    files = {"scores.parquet": work.folder / "scores.parquet"} | {f"model/{name}": file for name, file in model.items()}
+    return Product(files, meta, {"metrics": table.assign(group="downstream")})
+
+
+def overlaps_by(rows: Iterable[Mapping[str, object]], key: str) -> list[CaseOverlap]:
+    """Rows of scores, one for each label of a case or volume (`key`), put together again."""
+    cases: dict[str, dict[str, Overlap]] = {}
+    for row in rows:
+        overlap = Overlap(cast("float", row["dice"]), cast("float", row["hd95"]))
+        cases.setdefault(str(row[key]), {})[str(row["label"])] = overlap
+    return [CaseOverlap({k: v for k, v in o.items() if k != MEAN}, o[MEAN]) for o in cases.values()]
+
+
+def trained_model(catalog: Catalog, arm: str) -> Path:
+    """The folder of the nnU-Net that an arm kept. Raises Gem3dError where it kept none."""
+    folder = catalog.view(catalog.get(arm)) / "model"
+    if not folder.is_dir():
+        raise Gem3dError(f"{arm} holds no nnU-Net: only the arm that is trained on the true data keeps it")
+    return folder

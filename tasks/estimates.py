@@ -221,8 +221,9 @@ def _evaluation(load: Load) -> Estimate:
     if not config.evaluate.downstream or len(load.train) == len(load.depths):
         return Estimate(work, calls, seconds, _held(load))
     per_factor = load.volumes // max(1, config.factor)
-    sizes = [len(load.train), *(factor * per_factor for factor in factors)]
-    seconds += sum(_arm_seconds(load, cases) for cases in sizes)
+    sizes = [len(load.train), *([per_factor] if config.evaluate.baseline else []), *(k * per_factor for k in factors)]
+    judged = min(config.evaluate.fid_volumes or per_factor, per_factor)
+    seconds += sum(_arm_seconds(load, cases) for cases in sizes) + _judging_seconds(load, judged)
     work += f"; nnU-Net {len(sizes)} times, {config.evaluate.arm.epochs} epochs each"
     return Estimate(work, calls, seconds, _held(load) + NNUNET_GIB + _arm_gib(load))
 
@@ -246,9 +247,21 @@ def _arm_seconds(load: Load, cases: int) -> float:
     patch, batch = _patch(load), arm.batch_size or 2
     mean = load.train_voxels / max(1, len(load.train))
     trained = arm.epochs * arm.iterations * batch * patch * (1 + BACKWARD)
-    predicted = NNUNET_TILES * (8 if arm.mirroring else 1) * max(load.voxels - load.train_voxels, 0)
-    operations = NNUNET_OPERATIONS * features**2 * (trained + predicted)
+    operations = NNUNET_OPERATIONS * features**2 * trained + _predicting(load, max(load.voxels - load.train_voxels, 0))
     return ARM_START + PREPARE * mean * cases + operations / network_flops(load.config.runtime.device)
+
+
+def _judging_seconds(load: Load, volumes: int) -> float:
+    """Segment so many drawn volumes with a trained nnU-Net."""
+    mean = load.train_voxels / max(1, len(load.train))
+    return ARM_START + _predicting(load, volumes * mean) / network_flops(load.config.runtime.device)
+
+
+def _predicting(load: Load, voxels: float) -> float:
+    """Operations of nnU-Net's prediction."""
+    arm = load.config.evaluate.arm
+    features = arm.first_features or NNUNET_FEATURES
+    return NNUNET_OPERATIONS * features**2 * NNUNET_TILES * (8 if arm.mirroring else 1) * voxels
 
 
 def _arm_gib(load: Load) -> float:

@@ -3,12 +3,15 @@
 import math
 from typing import cast
 
+import numpy as np
+
 from configs import Config
 from data_catalog import Artifact, Catalog
 from gem3d_core.metrics.fidelity import PLANES, Fid, Plane
+from gem3d_core.metrics.resampled import spread_interval
 from gem3d_core.report import Missing, Table
 from gem3d_core.report_tables import continuity_table, fid_table, neighbours_table, paired_table, privacy_table
-from tasks.fidelity import BORDER, PAIRED, SYNTHETIC, Value
+from tasks.fidelity_scores import BORDER, PAIRED, SYNTHETIC, Value
 from tasks.fidelity_volumes import HELD_OUT
 from tasks.inputs import Prepared, read_rows
 
@@ -18,14 +21,14 @@ def fidelity_tables(catalog: Catalog, config: Config, prepared: Prepared, measur
     if measured is None:
         return []
     missing = {name: Missing("see Not evaluated") for name in cast("dict[str, str]", measured.meta["missing"])}
-    values = [Value(**row) for row in read_rows(catalog.path(measured, "values.parquet"))]  # type: ignore[arg-type]  # Parquet's own types
+    values = read_values(catalog, measured)
     distances = read_rows(catalog.path(measured, "distances.parquet"))
     near = {
         of: [cast("float", row["distance"]) for row in distances if row["of"] == of] for of in (SYNTHETIC, HELD_OUT)
     }
-    no_test = Missing("there is no test split")
+    no_test, fids = Missing("there is no test split"), read_fids(catalog, measured)
     return [
-        fid_table(_fids(values) or {SYNTHETIC: missing["FID"]}, extractor=config.evaluate.features),
+        fid_table(fids or {SYNTHETIC: missing["FID"]}, extractor=config.evaluate.features),
         *_neighbours(values, config.evaluate.features),
         paired_table({PAIRED: tuple(missing.get(m) or _known(values, m, PAIRED) for m in ("MS-SSIM", "LPIPS"))}),  # type: ignore[dict-item]  # two of them
         continuity_table(
@@ -38,12 +41,31 @@ def fidelity_tables(catalog: Catalog, config: Config, prepared: Prepared, measur
     ]
 
 
-def _fids(values: list[Value]) -> dict[str, dict[Plane, Fid]]:
+def read_values(catalog: Catalog, measured: Artifact) -> list[Value]:
+    """All that was measured."""
+    rows = read_rows(catalog.path(measured, "values.parquet"))
+    return [Value(**row) for row in rows]  # type: ignore[arg-type]  # Parquet's own types
+
+
+def read_replicates(catalog: Catalog, measured: Artifact) -> dict[tuple[str, str], tuple[int, np.ndarray]]:
+    """FID of resampled volumes by set and plane, with the number of volumes."""
+    found: dict[tuple[str, str], tuple[int, list[float]]] = {}
+    for row in read_rows(catalog.path(measured, "replicates.parquet")):
+        _, values = found.setdefault((str(row["of"]), str(row["plane"])), (cast("int", row["volumes"]), []))
+        values.append(cast("float", row["value"]))
+    return {key: (volumes, np.array(values)) for key, (volumes, values) in found.items()}
+
+
+def read_fids(catalog: Catalog, measured: Artifact) -> dict[str, dict[Plane, Fid]]:
+    """FID by set and plane, with its interval where volumes were resampled."""
+    replicates = read_replicates(catalog, measured)
     fids: dict[str, dict[Plane, Fid]] = {}
-    for value in values:
+    for value in read_values(catalog, measured):
         if value.metric.startswith("FID ") and value.value is not None:
             plane = cast("Plane", value.metric.removeprefix("FID "))
-            fids.setdefault(value.of, {})[plane] = Fid(value.value, value.n_real, value.n_synthetic)
+            volumes, again = replicates.get((value.of, plane), (0, np.array([])))
+            interval = spread_interval(value.value, again, volumes) if len(again) > 1 else None
+            fids.setdefault(value.of, {})[plane] = Fid(value.value, value.n_real, value.n_synthetic, interval)
     return fids
 
 

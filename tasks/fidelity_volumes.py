@@ -18,6 +18,7 @@ from gem3d_core.metrics.fidelity import (
 )
 from gem3d_core.metrics.neighbours import Sample
 from gem3d_core.metrics.privacy import on_grid
+from gem3d_core.seeds import derive_seed
 from tasks.inputs import Prepared
 from tasks.progress import Progress
 from tasks.synthetic import Paired, Real, Synthetic
@@ -35,24 +36,29 @@ class Seen:
 
 @dataclass
 class Reading:
-    """What is gathered over all volumes. `features`: of FID, none where they are not available."""
+    """Features that are gathered over all volumes; `features`: none where they are not available."""
 
     features: Features | None
     moments: dict[str, dict[Plane, Moments]] = field(default_factory=dict)
     """Of the slices of each set."""
     samples: dict[str, dict[Plane, Sample]] = field(default_factory=dict)
     """Feature vectors of some slices of each set."""
-    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
-    def see(self, volume: np.ndarray, outline: np.ndarray, of: str | None) -> Seen:
-        """A volume (Z, H, W) in [-1, 1] with its outline; `of` is the set whose FID it counts for, none for no set."""
-        if of is not None and self.features is not None:
-            moments, samples = self.moments.setdefault(of, {}), self.samples.setdefault(of, {})
-            for plane, vectors in slice_features(volume, outline, self.features):
-                found, kept = Moments.of(vectors), Sample.of(vectors, self.rng)
-                moments[plane] = moments[plane].merge(found) if plane in moments else found
-                samples[plane] = samples[plane].join(kept) if plane in samples else kept
-        return Seen(on_grid(volume), all_differences(volume))
+    def count(self, name: str, volume: np.ndarray, outline: np.ndarray, of: str) -> None:
+        """Features of a volume (Z, H, W) in [-1, 1] with its outline, for the set `of`."""
+        if self.features is None:
+            return
+        moments, samples = self.moments.setdefault(of, {}), self.samples.setdefault(of, {})
+        rng = np.random.default_rng(derive_seed(0, "kept slices", name))
+        for plane, vectors in slice_features(volume, outline, self.features):
+            found, kept = Moments.of(vectors), Sample.of(vectors, name, rng)
+            moments[plane] = moments[plane].merge(found) if plane in moments else found
+            samples[plane] = samples[plane].join(kept) if plane in samples else kept
+
+
+def look(volume: np.ndarray) -> Seen:
+    """At a volume (Z, H, W) in [-1, 1]."""
+    return Seen(on_grid(volume), all_differences(volume))
 
 
 @dataclass(frozen=True)
@@ -70,22 +76,14 @@ def continuity(one: Synthetic, seen: Seen, real: Seen) -> Continuity:
 
 
 def read_training(
-    reading: Reading,
-    prepared: Prepared,
-    chosen: Collection[str],
-    pictured: Collection[str],
-    progress: Progress,
-    threads: int,
+    prepared: Prepared, pictured: Collection[str], progress: Progress, threads: int
 ) -> tuple[dict[str, Seen], dict[str, Real]]:
-    """All training volumes by case, of which the chosen ones count for FID; and those that are pictured."""
+    """All training volumes by case, and those that are pictured."""
     seen, kept = {}, {}
-
-    def read(case: str) -> tuple[str, np.ndarray, np.ndarray]:
-        return case, prepared.image(case), prepared.outline(case)
-
     progress.total(len(prepared.train), "training volumes read")
-    for done, (case, image, outline) in enumerate(ahead(read, prepared.train, threads), start=1):
-        seen[case] = reading.see(image, outline, TRAINING if case in chosen else None)
+    images = ahead(lambda case: (case, prepared.image(case)), prepared.train, threads)
+    for done, (case, image) in enumerate(images, start=1):
+        seen[case] = look(image)
         if case in pictured:
             kept[case] = Real(image, prepared.mask(case))
         progress.at(done)
@@ -104,32 +102,22 @@ class TestVolumes:
 
 
 def read_test(
-    reading: Reading,
-    prepared: Prepared,
-    paired: Iterable[Paired],
-    lpips: nn.Module | None,
-    chosen: Collection[str],
-    pictured: Collection[str],
+    prepared: Prepared, paired: Iterable[Paired], lpips: nn.Module | None, pictured: Collection[str]
 ) -> TestVolumes:
-    """All test volumes, those with a drawn one first; the chosen ones count for FID. `lpips`: none, not measured."""
+    """All test volumes, those with a drawn one first. `lpips`: none, not measured."""
     test = TestVolumes()
-
-    def see(case: str, image: np.ndarray, outline: np.ndarray) -> Seen:
-        test.seen[case] = reading.see(image, outline, HELD_OUT if case in chosen else None)
-        return test.seen[case]
-
     for pair in paired:
         one, image = pair.drawn, pair.real.image
-        real = see(one.case, image, one.outline)
+        test.seen[one.case] = look(image)
         test.ms_ssim[one.case] = ms_ssim(one.slices, image, one.outline)
         if lpips is not None:
             test.lpips[one.case] = lpips_distance(one.slices, image, lpips, one.outline)
-        test.continuity[one.case] = continuity(one, reading.see(one.slices, one.outline, None), real)
+        test.continuity[one.case] = continuity(one, look(one.slices), test.seen[one.case])
         if one.case in pictured:
             test.pictured.append(pair)
     for case in prepared.test:
         if case not in test.seen:
-            see(case, prepared.image(case), prepared.outline(case))
+            test.seen[case] = look(prepared.image(case))
     return test
 
 
@@ -159,7 +147,9 @@ def read_drawn(
             if repeat:
                 drawn.coarse.append(on_grid(one.slices))
                 continue
-            seen = reading.see(one.slices, one.outline, chosen.get(one.name))
+            seen = look(one.slices)
+            if one.name in chosen:
+                reading.count(one.name, one.slices, one.outline, chosen[one.name])
             drawn.coarse.append(seen.coarse)
             drawn.continuity[one.name] = one.variant, continuity(one, seen, real[one.case])
             if one.name in pictured:

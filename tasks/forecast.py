@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from gem3d_core.dataset import open_dataset
+from tasks.agreement import agreement
 from tasks.downstream import arms_of, downstream
 from tasks.encode import encode
 from tasks.estimates import estimate
@@ -18,11 +19,12 @@ from tasks.inputs import DatasetRefs
 from tasks.masks import masks
 from tasks.preprocess import preprocess
 from tasks.publish import publish
+from tasks.real_features import real_features
 from tasks.report import report
 from tasks.resample import resample
 from tasks.stage import Run, StageName, WouldRun, stages_of
 from tasks.train import train_informed, train_slices, tune_volume
-from tasks.workload import measure_load
+from tasks.workload import Load, measure_load
 
 
 class StageForecast(BaseModel):
@@ -73,15 +75,28 @@ class Forecast(BaseModel):
         return "\n".join(lines)
 
 
-def forecast(run: Run, folder: str, *, until: StageName | None = None, skip_bad: bool) -> Forecast:
-    """What `enhance` would do, up to a stage. Reads headers only; raises BadInput as it does for configuration and
-    layout."""
+def forecast(
+    run: Run, folder: str, *, baseline: Run | None = None, until: StageName | None = None, skip_bad: bool
+) -> Forecast:
+    """What `enhance` would do, up to a stage; `baseline`: another system that is an arm of the evaluation.
+
+    Reads headers only; raises BadInput as `enhance` does for configuration and layout.
+    """
     data = run.config.data
     dataset = open_dataset(Path(folder), channel=data.channel, patient_pattern=data.patient_pattern)
     load = measure_load(dataset, run.config)
-    cached = _cached(run.model_copy(update={"dry": True}), folder, skip_bad=skip_bad)
-    wanted = stages_of(run.config, until)
-    stages = [StageForecast(name=name, cached=name in cached, **asdict(estimate(name, load))) for name in wanted]
+    found, other = _found(run, folder, skip_bad=skip_bad), {}
+    stages = [_line(name, load, found) for name in stages_of(run.config, until)]
+    if baseline is not None and stages[-1].name == "evaluate":
+        other, load_of_other = _found(baseline, folder, skip_bad=skip_bad), measure_load(dataset, baseline.config)
+        added = [_line(name, load_of_other, other) for name in stages_of(baseline.config, "publish")[2:]]
+        named = [line.model_copy(update={"name": f"{line.name} ({baseline.config.system})"}) for line in added]
+        stages = [*stages[:-1], *named, stages[-1]]
+    if stages[-1].name == "evaluate" and "publish" in found and (baseline is None or "publish" in other):
+        compared = {baseline.config.system: other["publish"][0]} if baseline else {}
+        with suppress(WouldRun):
+            _evaluated(_dry(run), found, compared)
+            stages[-1] = stages[-1].model_copy(update={"cached": True})
     return Forecast(
         dataset=folder,
         profile=run.config.profile,
@@ -92,11 +107,18 @@ def forecast(run: Run, folder: str, *, until: StageName | None = None, skip_bad:
     )
 
 
-def _cached(run: Run, folder: str, *, skip_bad: bool) -> set[str]:
-    """Stages that the catalog holds, found as the stages themselves find them."""
-    found: dict[str, list[str]] = {}
+def _line(name: StageName, load: Load, found: dict[str, list[str]]) -> StageForecast:
+    return StageForecast(name=name, cached=name in found, **asdict(estimate(name, load)))
 
-    taken = stages_of(run.config)
+
+def _dry(run: Run) -> Run:
+    return run.model_copy(update={"dry": True})
+
+
+def _found(run: Run, folder: str, *, skip_bad: bool) -> dict[str, list[str]]:
+    """What the catalog holds of the stages up to publish, found as the stages themselves find it."""
+    run, taken = _dry(run), stages_of(run.config)
+    found: dict[str, list[str]] = {}
 
     def look(stage: StageName, needs: tuple[StageName, ...], make: Callable[[], list[str]]) -> None:
         if stage in taken and all(need in found for need in needs if need in taken):
@@ -106,11 +128,8 @@ def _cached(run: Run, folder: str, *, skip_bad: bool) -> set[str]:
     def made(stage: StageName) -> str | None:
         return found[stage][0] if stage in found else None
 
-    def drawing() -> str:
-        return found["train-slices" if run.config.generator == "slice" else "tune-volume"][0]
-
     def data() -> DatasetRefs:
-        return DatasetRefs(source=found["ingest"][0], prepared=found["preprocess"][0], latents=found["encode"][0])
+        return _data(found)
 
     repeats = range(run.config.factor)
     look("ingest", (), lambda: [ingest.fn(run, folder, skip_bad=skip_bad).ref])
@@ -133,7 +152,9 @@ def _cached(run: Run, folder: str, *, skip_bad: bool) -> set[str]:
         "resample",
         ("tune-volume", "train-slices", "encode", "generate-informed-slices", "augment-masks"),
         lambda: [
-            resample.fn(run, data(), drawing(), found["generate-informed-slices"][r], found["augment-masks"][r], r).ref
+            resample.fn(
+                run, data(), _drawing(run, found), found["generate-informed-slices"][r], found["augment-masks"][r], r
+            ).ref
             for r in repeats
         ],
     )
@@ -142,15 +163,28 @@ def _cached(run: Run, folder: str, *, skip_bad: bool) -> set[str]:
         ("resample",),
         lambda: [publish.fn(run, data(), found["resample"][: k + 1], k + 1).ref for k in repeats],
     )
-    look("evaluate", ("publish",), lambda: _evaluated(run, data(), found, drawing()))
-    return set(found)
+    return found
 
 
-def _evaluated(run: Run, data: DatasetRefs, found: dict[str, list[str]], drawing: str) -> list[str]:
-    """The metrics and the report, of which all stages before are there."""
+def _data(found: dict[str, list[str]]) -> DatasetRefs:
+    return DatasetRefs(source=found["ingest"][0], prepared=found["preprocess"][0], latents=found["encode"][0])
+
+
+def _drawing(run: Run, found: dict[str, list[str]]) -> str:
+    return found["train-slices" if run.config.generator == "slice" else "tune-volume"][0]
+
+
+def _evaluated(run: Run, found: dict[str, list[str]], baselines: dict[str, str]) -> None:
+    """The metrics and the report, of which all stages before are there. Raises WouldRun where one of them is not."""
+    data, volumes = _data(found), found["resample"]
     models = [found[stage][0] for stage in ("train-slices", "tune-volume", "train-informed") if stage in found]
-    made = [fidelity.fn(run, data, drawing, found["resample"]).ref] if run.config.evaluate.fidelity else []
-    arms = arms_of(run, data.prepared, found["publish"])
-    made += [downstream.fn(run, data, arm, dataset).ref for arm, dataset in arms.items()]
-    written = report.fn(run, data, models, found["resample"], found["publish"], made)
-    return [*made, written.ref]
+    made = []
+    if run.config.evaluate.fidelity:
+        made.append(real_features.fn(run, data).ref)
+        made.append(fidelity.fn(run, data, made[0], _drawing(run, found), volumes).ref)
+    arms = arms_of(run, data.prepared, found["publish"], baselines)
+    trained = {arm: downstream.fn(run, data, arm, dataset).ref for arm, dataset in arms.items()}
+    made += trained.values()
+    if "true" in trained:
+        made.append(agreement.fn(run, data, trained["true"], volumes[0]).ref)
+    report.fn(run, data, models, volumes, [*found["publish"], *baselines.values()], made)

@@ -135,11 +135,24 @@ def open_source(catalog: Catalog, ref: str) -> Source:
 
 
 def newest_volume_model(catalog: Catalog) -> str:
-    """Reference to the model that was made last to draw volumes. Raises BadInput where there is none."""
-    for artifact in catalog.ls("model"):
-        if artifact.meta.get("network") in {"volume", "whole"}:
-            return artifact.ref.full
-    raise BadInput(f"{catalog.address} holds no volume model: train one with `gem3d enhance`")
+    """Reference to the model that was made last to draw volumes of a dataset, or else of a system beside it.
+
+    Raises BadInput where there is none.
+    """
+    models = [a for a in catalog.ls("model") if a.meta.get("network") in {"volume", "whole"}]
+    own = (model for model in models if run_of_model(model) == _source_name(catalog, model))
+    chosen = next(own, models[0] if models else None)
+    if chosen is None:
+        raise BadInput(f"{catalog.address} holds no volume model: train one with `gem3d enhance`")
+    return chosen.ref.full
+
+
+def _source_name(catalog: Catalog, artifact: Artifact) -> str | None:
+    """Name of the dataset that something descends from; none where the catalog does not hold it."""
+    for _depth, ancestor in catalog.lineage(artifact.ref.full):
+        if isinstance(ancestor, Artifact) and ancestor.kind == "source":
+            return ancestor.name
+    return None
 
 
 KeptCases = Kept[tuple[Volume, Volume]]
@@ -240,6 +253,17 @@ def parent_of(catalog: Catalog, ref: str, kind: str) -> str:
         if isinstance(artifact, Artifact) and artifact.kind == kind:
             return artifact.ref.full
     raise BadInput(f"{ref} does not descend from any {kind} in this catalog: give a reference that does")
+
+
+def run_of_model(model: Artifact) -> str:
+    """Name of the run that trained a model: `model/Hippocampus-volume` -> `Hippocampus`."""
+    return model.name.rpartition("-")[0]
+
+
+def seconds_of(catalog: Catalog, artifact: Artifact) -> float:
+    """Seconds that an artifact took to be made, over all sittings."""
+    rows = catalog.table("metrics", artifact)
+    return float(rows.loc[rows["metric"] == "seconds", "value"].sum()) if "metric" in rows else 0.0
 
 
 def hash_file(path: Path) -> str:

@@ -1,5 +1,6 @@
 """The report of a run: what was made of what, how good it is, and what could not be said."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,14 +11,15 @@ import numpy as np
 from configs import Config, Runtime, change
 from data_catalog import Artifact, Catalog
 from gem3d_core.check import Fault
-from gem3d_core.metrics.overlap import CaseOverlap, Overlap
+from gem3d_core.metrics.overlap import CaseOverlap
 from gem3d_core.pictures import loss_curve
 from gem3d_core.report import Cell, Missing, Report, Stage, write_report
-from gem3d_core.report_tables import downstream_table
+from gem3d_core.report_tables import agreement_table, downstream_table
 from tasks.configuration import as_yaml
-from tasks.downstream import MEAN
+from tasks.downstream import overlaps_by
+from tasks.fidelity_scores import SETS
 from tasks.fidelity_tables import fidelity_tables
-from tasks.inputs import DatasetRefs, Prepared, Source, open_prepared, open_source, read_rows
+from tasks.inputs import DatasetRefs, Prepared, Source, open_prepared, open_source, read_rows, seconds_of
 from tasks.policy import stage_task
 from tasks.stage import Product, Run, StageName, StageResult, Work, run_stage
 from tasks.stage import Stage as StageIdentity
@@ -76,8 +78,9 @@ def _files(folder: Path) -> list[Path]:
 def _report(work: Work, run: Run, source: Source, prepared: Prepared, artifacts: list[Artifact]) -> Report:
     catalog = work.catalog
     metrics = [a for a in artifacts if a.kind == "metrics"]
-    measured = next((a for a in metrics if "arm" not in a.meta), None)
+    measured = next((a for a in metrics if "means" in a.meta), None)
     arms = {str(a.meta["arm"]): _overlaps(catalog, a) for a in metrics if "arm" in a.meta}
+    judged = next((a for a in metrics if "agreement" in a.meta), None)
     return Report(
         title=f"{run.name}: re-sampled with GEM-3D",
         verdict=_verdict(arms),
@@ -88,7 +91,11 @@ def _report(work: Work, run: Run, source: Source, prepared: Prepared, artifacts:
         not_evaluated=_not_evaluated(run, prepared, measured),
         notes=_stage_notes(artifacts),
         stages=tuple(_stage(catalog, a) for a in sorted(artifacts, key=_in_order)),
-        tables=(*fidelity_tables(catalog, run.config, prepared, measured), *([downstream_table(arms)] if arms else [])),
+        tables=(
+            *fidelity_tables(catalog, run.config, prepared, measured),
+            *([downstream_table(arms)] if arms else []),
+            *([agreement_table(agreements(catalog, judged, arms["true"]))] if judged else []),
+        ),
         pictures=tuple(_pictures(work, artifacts)),
         configuration=as_yaml(_told(run.config)),
         provenance={
@@ -109,30 +116,32 @@ def _told(config: Config) -> Config:
 def _verdict(arms: Mapping[str, list[CaseOverlap]]) -> str:
     """One sentence: did the synthetic data do what the true data do?"""
     dice = {arm: sum(case.mean.dice for case in cases) / len(cases) for arm, cases in arms.items()}
-    if "true" not in dice or len(dice) < 2:
+    ours = [arm for arm in dice if re.fullmatch(r"\d+x", arm)]
+    if "true" not in dice or not ours:
         return "Whether the synthetic data help a segmentation network was not measured in this run."
-    best = max((arm for arm in dice if arm != "true"), key=lambda arm: dice[arm])
+    best = max(ours, key=lambda arm: dice[arm])
     return (
         f"nnU-Net trained on synthetic data alone ({best}) reaches a mean Dice of {100 * dice[best]:.1f}% on the true "
         f"test cases; trained on the true data, equally long, {100 * dice['true']:.1f}%."
     )
 
 
+def agreements(catalog: Catalog, judged: Artifact, real: list[CaseOverlap]) -> dict[str, list[CaseOverlap]]:
+    """Of drawn volumes by the kind of their masks, and of real test volumes by the same nnU-Net."""
+    rows = read_rows(catalog.path(judged, "agreement.parquet"))
+    sets = {of: overlaps_by([row for row in rows if row["variant"] == kind], "volume") for kind, of in SETS.items()}
+    return {of: cases for of, cases in sets.items() if cases} | {"real test": real}
+
+
 def _overlaps(catalog: Catalog, arm: Artifact) -> list[CaseOverlap]:
     """An arm's scores, case by case."""
-    cases: dict[str, dict[str, Overlap]] = {}
-    for row in read_rows(catalog.path(arm, "scores.parquet")):
-        overlap = Overlap(cast("float", row["dice"]), cast("float", row["hd95"]))
-        cases.setdefault(str(row["case"]), {})[str(row["label"])] = overlap
-    return [CaseOverlap({k: v for k, v in o.items() if k != MEAN}, o[MEAN]) for o in cases.values()]
+    return overlaps_by(read_rows(catalog.path(arm, "scores.parquet")), "case")
 
 
 def _summary(artifacts: list[Artifact], prepared: Prepared) -> dict[str, Cell]:
     drawn = sum(cast("int", a.meta["volumes"]) for a in artifacts if a.kind == "volumes")
     rejected = sum(cast("int", a.meta["rejected"]) for a in artifacts if a.kind == "volumes")
-    published = {
-        f"dataset {a.meta['factor']}x": f"{a.meta['volumes']} volumes" for a in artifacts if a.kind == "dataset"
-    }
+    published = {f"dataset {a.name}": f"{a.meta['volumes']} volumes" for a in artifacts if a.kind == "dataset"}
     return {
         "training masks": len(prepared.train),
         "volumes drawn": drawn,
@@ -228,9 +237,7 @@ def _in_order(artifact: Artifact) -> int:
 
 
 def _stage(catalog: Catalog, artifact: Artifact) -> Stage:
-    rows = catalog.table("metrics", artifact)
-    seconds = float(rows.loc[rows["metric"] == "seconds", "value"].sum()) if "metric" in rows else 0.0
-    return Stage(str(artifact.meta["stage"]), seconds / 60, str(artifact.ref))
+    return Stage(str(artifact.meta["stage"]), seconds_of(catalog, artifact) / 60, str(artifact.ref))
 
 
 def _pictures(work: Work, artifacts: list[Artifact]) -> list[tuple[str, Path]]:

@@ -29,6 +29,12 @@ def show_summary(summary: Mapping[str, object]) -> None:
         _show_report(Path(str(summary["report"])))
 
 
+def show_tables(page: Path) -> None:
+    """The tables as Markdown, and a link to them."""
+    create_markdown_artifact(markdown=page.read_text(), key="tables", description="The paper's tables")
+    create_link_artifact(link=page.as_uri(), link_text=page.name, key="tables-page", description="With pictures")
+
+
 def _show_report(folder: Path) -> None:
     create_markdown_artifact(markdown=(folder / "report.md").read_text(), key="report", description="The report")
     link = (folder / "report.html").as_uri()

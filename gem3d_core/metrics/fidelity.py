@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from gem3d_core.errors import BadInput
+from gem3d_core.metrics.intervals import Interval
 
 Plane = Literal["axial", "coronal", "sagittal"]
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
@@ -65,6 +66,8 @@ class Fid:
     value: float
     n_real: int
     n_synthetic: int
+    interval: Interval | None = None
+    """Over volumes, where they were resampled."""
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
@@ -77,7 +80,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
         raise BadInput(f"Frechet distance of {a.n} and {b.n} slices: expected two or more in each set")
     if not all(np.isfinite(m.mean).all() and np.isfinite(m.scatter).all() for m in (a, b)):
         raise BadInput("Frechet distance: a set holds features that are not finite; check its volumes")
-    root = _symmetric_root(a.covariance)
+    root = symmetric_root(a.covariance)
     cross = np.linalg.eigvalsh(root @ b.covariance @ root)
     trace = np.trace(a.covariance) + np.trace(b.covariance) - 2 * np.sqrt(np.clip(cross, 0, None)).sum()
     return float(max(((a.mean - b.mean) ** 2).sum() + trace, 0.0))
@@ -199,7 +202,8 @@ def _batches(volume: Volume, outline: Outline, plane: Plane, batch: int) -> Iter
         yield slices[inside[start : start + batch]].astype(np.float32)
 
 
-def _symmetric_root(matrix: Matrix) -> Matrix:
+def symmetric_root(matrix: Matrix) -> Matrix:
+    """The root (D, D) of a covariance; what rounding put below zero counts as zero."""
     values, vectors = np.linalg.eigh(matrix)
     root: Matrix = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
     return root

@@ -13,7 +13,7 @@ from gem3d_core.errors import BadInput
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over n cases; `low` and `high` are None where one case leaves nothing to resample."""
+    """A mean, or another number, of n cases; `low` and `high` are None where one case leaves nothing to resample."""
 
     mean: float
     low: float | None

@@ -26,26 +26,33 @@ BLOCK = 1000
 
 @dataclass(frozen=True)
 class Sample:
-    """At most KEPT feature vectors of a stream, every one with the same probability whatever its length.
+    """At most KEPT feature vectors of the slices of a set of volumes, every one with the same probability.
 
-    order (N,): a random number of each; those with the smallest are kept, so that two samples can be joined.
+    vectors (N, D); volumes (N,): the name of each one's volume; order (N,): a random number of each, by which they are
+    sorted and of which the smallest are kept: what is kept does not depend on the order in which volumes are read.
     """
 
     vectors: NDArray[np.float32]
+    volumes: NDArray[np.str_]
     order: NDArray[np.float64]
 
     @classmethod
-    def of(cls, vectors: Vectors, rng: np.random.Generator) -> Sample:
-        """Of the vectors of some slices."""
-        return cls(vectors.astype(np.float32), rng.random(len(vectors)))
+    def of(cls, vectors: Vectors, volume: str, rng: np.random.Generator) -> Sample:
+        """Of the vectors of some slices of one volume."""
+        return _kept(vectors.astype(np.float32), np.full(len(vectors), volume), rng.random(len(vectors)))
 
     def join(self, other: Sample) -> Sample:
-        """Of both streams."""
-        vectors, order = np.concatenate([self.vectors, other.vectors]), np.concatenate([self.order, other.order])
-        if len(order) <= KEPT:
-            return Sample(vectors, order)
-        chosen = np.sort(np.argpartition(order, KEPT)[:KEPT])
-        return Sample(vectors[chosen], order[chosen])
+        """Of both."""
+        return _kept(
+            np.concatenate([self.vectors, other.vectors]),
+            np.concatenate([self.volumes, other.volumes]),
+            np.concatenate([self.order, other.order]),
+        )
+
+
+def _kept(vectors: NDArray[np.float32], volumes: NDArray[np.str_], order: NDArray[np.float64]) -> Sample:
+    chosen = np.argsort(order, kind="stable")[:KEPT]
+    return Sample(vectors[chosen], volumes[chosen], order[chosen])
 
 
 def kernel_distance(real: Vectors, synthetic: Vectors, seed: int = 0) -> float:

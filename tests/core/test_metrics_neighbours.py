@@ -65,7 +65,7 @@ def test_a_sample_holds_every_slice_with_the_same_probability(monkeypatch: pytes
     monkeypatch.setattr(neighbours, "KEPT", 10)
     rng, counts = np.random.default_rng(0), np.zeros(40)
     for _ in range(400):
-        parts = [Sample.of(np.arange(first, first + 8.0)[:, None], rng) for first in range(0, 40, 8)]
+        parts = [Sample.of(np.arange(first, first + 8.0)[:, None], f"v{first}", rng) for first in range(0, 40, 8)]
         joined = parts[0]
         for part in parts[1:]:
             joined = joined.join(part)
@@ -73,3 +73,17 @@ def test_a_sample_holds_every_slice_with_the_same_probability(monkeypatch: pytes
         counts[joined.vectors[:, 0].astype(int)] += 1
     assert counts.min() > 60
     assert counts.max() < 145
+
+
+def test_what_a_sample_keeps_does_not_depend_on_which_volume_was_read_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "KEPT", 10)
+    parts = [Sample.of(vectors(8, k), f"v{k}", np.random.default_rng(k)) for k in range(4)]
+    forward, backward = parts[0], parts[-1]
+    for part in parts[1:]:
+        forward = forward.join(part)
+    for part in parts[-2::-1]:
+        backward = backward.join(part)
+    np.testing.assert_array_equal(forward.vectors, backward.vectors)
+    np.testing.assert_array_equal(forward.volumes, backward.volumes)
+    for vector, volume in zip(forward.vectors, forward.volumes, strict=True):
+        assert (parts[int(volume[1:])].vectors == vector).all(axis=1).any()

@@ -15,10 +15,19 @@ from gem3d_core.metrics.fidelity import feature_moments, ms_ssim
 from gem3d_core.metrics.fidelity import fid as frechet
 from gem3d_core.report import Missing
 from gem3d_core.report_tables import continuity_table
-from tasks import fidelity
-from tasks.fidelity import BORDER, EDITED, SYNTHETIC
+from tasks import fidelity, real_features
+from tasks.fidelity_scores import (
+    BORDER,
+    EDITED,
+    SYNTHETIC,
+    continuity_scores,
+    fid_replicates,
+    fid_scores,
+    nearest_training,
+)
 from tasks.fidelity_volumes import (
     HELD_OUT,
+    TRAINING,
     DrawnVolumes,
     Reading,
     Seen,
@@ -28,6 +37,7 @@ from tasks.fidelity_volumes import (
     read_training,
 )
 from tasks.progress import Nothing
+from tasks.real_features import training_features, without_features
 from tasks.stage import Work
 from tasks.synthetic import Paired, Real, Synthetic, accepted, open_synthetic
 
@@ -88,8 +98,10 @@ def read(
     rows = accepted(work.catalog, volumes)
     sets, missing = fidelity._fid_sets(rows)
     reading, real = Reading(pooled), RealVolumes()
-    train, _ = read_training(reading, real, real.train, [], Nothing(), threads=2)
-    test = read_test(reading, real, [], None, real.test, [])
+    for case, of in (*((case, TRAINING) for case in real.train), ("d", HELD_OUT)):
+        reading.count(case, image(ord(case)), OUTLINE, of)
+    train, _ = read_training(real, [], Nothing(), threads=2)
+    test = read_test(real, [], None, [])
     chosen = {str(row["volume"]): of for of, found in sets.items() for row in found}
     opened = [open_synthetic(work.catalog, volumes, rows, threads=2) for _ in range(repeats)]
     return [*sets, HELD_OUT], missing, reading, read_drawn(reading, opened, train, chosen, []), train, test
@@ -97,7 +109,7 @@ def read(
 
 def test_fid_does_not_mix_true_and_edited_masks(tmp_path: Path) -> None:
     sets, missing, reading, *_ = read(tmp_path, ["true", "augmented"] * 3)
-    values = fidelity._fid(reading, sets)
+    values = fid_scores(reading, sets)
     assert missing == {}
     real = feature_moments([(image(ord(case)), OUTLINE) for case in "abc"], pooled)
     for of, seeds in ((SYNTHETIC, (0, 2, 4)), (EDITED, (1, 3, 5)), (HELD_OUT, (ord("d"),))):
@@ -106,6 +118,15 @@ def test_fid_does_not_mix_true_and_edited_masks(tmp_path: Path) -> None:
         assert found == {
             f"FID {plane}": (pytest.approx(score.value), score.n_synthetic) for plane, score in expected.items()
         }
+
+
+def test_every_set_of_several_volumes_has_replicates_of_its_own(tmp_path: Path) -> None:
+    sets, _, reading, *_ = read(tmp_path, ["true", "augmented"] * 3)
+    table = fid_replicates(reading, sets, resamples=4)
+    counted = {of: set(rows["volumes"]) for of, rows in table.groupby("of")}
+    assert counted == {SYNTHETIC: {3}, EDITED: {3}}, "a set of one volume has none"
+    assert len(table) == 2 * 3 * 4
+    assert fid_replicates(reading, sets, resamples=0).empty
 
 
 @pytest.mark.parametrize(
@@ -120,17 +141,17 @@ def test_a_few_edited_masks_have_a_fid_only_where_they_are_all_there_is(
     tmp_path: Path, variants: list[str], sets: list[str], said: list[str]
 ) -> None:
     found, missing, reading, *_ = read(tmp_path, variants)
-    assert list(dict.fromkeys(value.of for value in fidelity._fid(reading, found))) == sets
+    assert list(dict.fromkeys(value.of for value in fid_scores(reading, found))) == sets
     assert list(missing) == said
 
 
 def test_without_features_there_is_no_fid() -> None:
-    assert fidelity._fid(Reading(None), [SYNTHETIC, HELD_OUT]) == []
+    assert fid_scores(Reading(None), [SYNTHETIC, HELD_OUT]) == []
 
 
 def test_edited_masks_have_borders_but_no_real_volume_to_be_as_smooth_as(tmp_path: Path) -> None:
     *_, drawn, _train, test = read(tmp_path, ["augmented"])
-    values = fidelity._continuity([], drawn, test)
+    values = continuity_scores([], drawn, test)
     assert [(value.metric, value.of, value.case) for value in values] == [(BORDER, EDITED, "v0")]
     table = continuity_table({EDITED: ([values[0].value], {"axial": [], "coronal": [], "sagittal": []})})
     assert table.rows[0][2:] == (Missing("no real volume has the same mask"),) * 3
@@ -138,7 +159,7 @@ def test_edited_masks_have_borders_but_no_real_volume_to_be_as_smooth_as(tmp_pat
 
 def test_distances_are_those_of_every_accepted_volume(tmp_path: Path) -> None:
     *_, drawn, train, test = read(tmp_path, ["true", "augmented"], repeats=2)
-    table = fidelity._distances(RealVolumes(), drawn, train, test)
+    table = nearest_training(RealVolumes(), drawn, train, test)
     assert list(table["volume"]) == ["v0", "v1", "v0", "v1", "d"]
     assert list(table["of"]) == [SYNTHETIC] * 4 + [HELD_OUT]
 
@@ -146,10 +167,41 @@ def test_distances_are_those_of_every_accepted_volume(tmp_path: Path) -> None:
 def test_a_paired_volume_is_scored_against_its_own_real_one_which_is_not_read_again() -> None:
     case = "d"
     drawn = Synthetic(case, case, "true", image(7), OUTLINE, (2,))
-    reading, none_left = Reading(pooled), RealVolumes(unread="")
-    test = read_test(reading, none_left, [Paired(drawn, Real(image(ord(case)), OUTLINE * 1))], None, [case], [case])
+    none_left = RealVolumes(unread="")
+    test = read_test(none_left, [Paired(drawn, Real(image(ord(case)), OUTLINE * 1))], None, [case])
     assert test.ms_ssim == {case: ms_ssim(image(7), image(ord(case)), OUTLINE)}
     expected = smoothness_ratio(all_differences(image(7)), all_differences(image(ord(case))))
     assert test.continuity[case].over_real == expected
     assert [pair.drawn for pair in test.pictured] == [drawn]
-    assert reading.moments[HELD_OUT]["axial"].n == SHAPE[0]
+
+
+def test_features_of_training_volumes_are_read_as_they_were_written(tmp_path: Path) -> None:
+    reading = Reading(pooled)
+    for case in "abc":
+        reading.count(case, image(ord(case)), OUTLINE, TRAINING)
+    catalog = Catalog.open(str(tmp_path / "catalog"))
+    names = {"run_id": "test", "code_version": "0", "config_hash": "0", "seed": 0, "key": "k"}
+    files = real_features._save(tmp_path, reading)
+    artifact = catalog.put("metrics", "N-features", files=files, meta={"missing": {}}, **names)
+    moments, samples = training_features(catalog, artifact)
+    assert sorted(moments) == ["axial", "coronal", "sagittal"]
+    for plane, found in moments.items():
+        expected = reading.moments[TRAINING][plane]
+        assert found.n == expected.n
+        np.testing.assert_array_equal(found.mean, expected.mean)
+        np.testing.assert_array_equal(found.scatter, expected.scatter)
+        for column in ("vectors", "volumes", "order"):
+            np.testing.assert_array_equal(
+                getattr(samples[plane], column), getattr(reading.samples[TRAINING][plane], column)
+            )
+
+
+def test_without_features_of_training_volumes_none_are_gathered(tmp_path: Path) -> None:
+    catalog = Catalog.open(str(tmp_path / "catalog"))
+    names = {"run_id": "test", "code_version": "0", "config_hash": "0", "seed": 0, "key": "k"}
+    assert real_features._save(tmp_path, Reading(None)) == {}
+    (tmp_path / "values.parquet").write_bytes(b"")
+    files = {"values.parquet": tmp_path / "values.parquet"}
+    artifact = catalog.put("metrics", "N-features", files=files, meta={"missing": {"FID": "no weights"}}, **names)
+    assert training_features(catalog, artifact) == ({}, {})
+    assert without_features(artifact) == {"FID": "no weights"}

@@ -1,0 +1,100 @@
+"""reproduce-tables: every system of the paper and each of our changes, trained, drawn from and scored alike."""
+
+from pathlib import Path
+from uuid import uuid4
+
+from prefect import flow
+from prefect.runtime import flow_run
+from pydantic import Field
+
+from configs import TableRow, row_overrides, table_rows
+from data_catalog import Catalog
+from flows.ledger import Ledger, Summary
+from flows.parameters import Settings, dataset_folder, dataset_name, open_run
+from flows.stages import encode_flow, ingest_flow, preprocess_flow
+from flows.system import draw_volumes, train_models
+from tasks.agreement import agreement
+from tasks.downstream import arms_of, downstream
+from tasks.fidelity import fidelity
+from tasks.inputs import DatasetRefs
+from tasks.real_features import real_features
+from tasks.showing import show_tables
+from tasks.tables import MARKDOWN, NUMBERS, RowRefs, tables
+
+
+class TablesParameters(Settings):
+    """Parameters of reproduce-tables; overrides are laid over every row, below what makes it."""
+
+    rows: list[str] | None = Field(None, description="Rows by name, such as paper, ours; else all")
+    skip_bad: bool = Field(False, description="Go on without faulty cases")
+
+
+class TablesSummary(Summary):
+    """What `tables` prints as JSON: what was made, and where the tables lie."""
+
+    tables: str
+    """Markdown, with pictures beside it."""
+    numbers: str
+    """JSON."""
+
+
+@flow(name="reproduce-tables")
+def reproduce_tables(params: TablesParameters = TablesParameters()) -> TablesSummary:  # noqa: B008 - frozen
+    """Tables 1 to 3 and the ablations on a dataset. What the catalog holds already is not made again."""
+    folder, rows = dataset_folder(params), table_rows(params.rows)
+    name, run_id = params.name or dataset_name(folder), params.run_id or flow_run.id or uuid4().hex
+    settings = params.model_copy(update={"dataset": folder, "name": name, "run_id": run_id})
+    of_rows = {row.name: _settings_of(settings, row) for row in rows}
+    for row in of_rows.values():
+        open_run(row)  # refuses what does not fit before anything is trained
+
+    ledger = Ledger(open_run(settings))
+    source = ledger.enter("ingest", ingest_flow(settings, settings.skip_bad)).ref
+    prepared = ledger.enter("preprocess", preprocess_flow(settings, source)).ref
+    latents = {row: _encode(of_rows[row], settings, ledger, prepared) for row in of_rows}
+    data = {row: DatasetRefs(source=source, prepared=prepared, latents=ref) for row, ref in latents.items()}
+    shared = data[rows[0].name]
+    features = ledger.enter("evaluate", real_features(ledger.run, shared)).ref
+    judges = arms_of(ledger.run, prepared, [])
+    judge = ledger.enter("evaluate", downstream(ledger.run, shared, "true", None)).ref if judges else None
+
+    made = {row: _row(of_rows[row], data[row], features, judge, ledger) for row in of_rows}
+    overrides = {key: str(value) for key, value in params.overrides.items()}
+    ledger.enter("tables", tables(ledger.run, source, prepared, list(rows), made, overrides))
+    summary = _summary(ledger)
+    show_tables(Path(summary.tables))
+    return summary
+
+
+def _settings_of(settings: TablesParameters, row: TableRow) -> TablesParameters:
+    """A row's own: rows share a name in the catalog, so that what two of them have in common is made once."""
+    profile = open_run(settings).config.profile
+    overrides = row_overrides(row, profile, settings.overrides)
+    update = {"overrides": overrides, "name": f"{settings.name}-tables", "run_id": f"{settings.run_id}-{row.name}"}
+    return settings.model_copy(update={**update, "profile": profile})
+
+
+def _encode(row: TablesParameters, settings: TablesParameters, ledger: Ledger, prepared: str) -> str:
+    """Latents under the dataset's own name, as `enhance` makes them."""
+    return ledger.enter("encode", encode_flow(row.model_copy(update={"name": settings.name}), prepared)).ref
+
+
+def _row(settings: TablesParameters, data: DatasetRefs, features: str, judge: str | None, ledger: Ledger) -> RowRefs:
+    """Stages 4 to 9 and the scores of one row."""
+    run = open_run(settings)
+    own = Ledger(run)
+    position = run.config.informed.mode == "generated"
+    models = train_models(settings, own, data.latents, position=position)
+    (volumes,) = draw_volumes(settings, own, data, models)
+    scores = own.enter("evaluate", fidelity(run, data, features, models.drawing, [volumes])).ref
+    judged = own.enter("evaluate", agreement(run, data, judge, volumes)).ref if judge else None
+    row = run.run_id.removeprefix(f"{ledger.run.run_id}-")
+    ledger.results += [result.model_copy(update={"stage": f"{result.stage} ({row})"}) for result in own.results]
+    return RowRefs(models=models.all, drawing=models.drawing, volumes=volumes, fidelity=scores, agreement=judged)
+
+
+def _summary(ledger: Ledger) -> TablesSummary:
+    catalog = Catalog.open(ledger.run.catalog)
+    page = catalog.view(catalog.get(ledger.results[-1].ref))
+    told = ledger.summary().model_dump() | {"metrics": {}, "report": None}
+    return TablesSummary(**told, tables=str(page / MARKDOWN), numbers=str(page / NUMBERS))

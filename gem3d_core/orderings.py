@@ -1,0 +1,196 @@
+"""Does what the paper found hold here? Pairs of systems, measure by measure: its order, ours, and how sure ours is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+
+from gem3d_core.metrics.fidelity import PLANES, Plane
+from gem3d_core.metrics.intervals import Interval, mean_interval
+from gem3d_core.metrics.resampled import spread_interval
+from gem3d_core.report import Column, Table
+from gem3d_core.system_tables import ByCase, System, in_table
+
+REFERENCE = "paper"
+"""The row that the others are compared with: GEM-3D as the paper has it, with another patient's slice."""
+Verdict = Literal["as expected", "the other way round", "no clear difference"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One system is better than another in one measure.
+
+    source: who says so. margin: how much better it is here, above 0 where it is, with a 95% interval over the same
+    volumes or cases of both.
+    """
+
+    source: str
+    measure: str
+    better: str
+    worse: str
+    paper: str
+    """The paper's two figures, the better one first; empty where it shows a picture or says nothing."""
+    margin: Interval
+
+    @property
+    def verdict(self) -> Verdict:
+        """By whether the interval holds 0; one case alone decides by itself."""
+        low = self.margin.mean if self.margin.low is None else self.margin.low
+        high = self.margin.mean if self.margin.high is None else self.margin.high
+        if low > 0:
+            return "as expected"
+        return "the other way round" if high < 0 else "no clear difference"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a measure of two systems is compared: `margin` is above 0 where the first is better."""
+
+    name: str
+    margin: Callable[[System, System], Interval | None]
+    reported: Callable[[System, str], float | None]
+    lower_is_better: bool
+
+
+def claims(systems: Sequence[System], dataset: str) -> list[Claim]:
+    """What the paper reports on `dataset`, what its ablations show, and what our default is to be better in."""
+    found: list[Claim] = []
+    for table, measures in (("1", FID), ("2", PAIRED), ("3", PAIRED)):
+        for measure in measures:
+            found += _ranked(in_table(systems, table), f"Table {table}", measure, dataset)
+    by_name = {system.name: system for system in systems}
+    for source, better, worse, measures in EXPECTED:
+        if better in by_name and worse in by_name:
+            pair = by_name[better], by_name[worse]
+            found += [claim for measure in measures if (claim := _claim(source, measure, *pair, ""))]
+    return found
+
+
+def claims_table(found: Sequence[Claim], dataset: str) -> Table:
+    """Every claim with what was measured here."""
+    return Table(
+        title="What the paper found, and what was found here",
+        caption=(
+            "Each line: the first system is to be better than the second. Here: by how much it is, in the measure's "
+            "own units, above 0 where it is better, with a 95% interval of the difference over the same cases (FID: "
+            "volumes drawn with replacement, the same for both). An interval that holds 0 says that this budget and "
+            f"these cases do not tell. Paper: its figures on {dataset}; its ablations are pictures."
+        ),
+        n=f"{len(found)} claims",
+        columns=(
+            Column("source"),
+            Column("measure"),
+            Column("better"),
+            Column("worse"),
+            Column("paper"),
+            Column("here, better by"),
+            Column("verdict"),
+        ),
+        rows=tuple((c.source, c.measure, c.better, c.worse, c.paper or "-", c.margin, c.verdict) for c in found),
+    )
+
+
+def _ranked(systems: Sequence[System], source: str, measure: Measure, dataset: str) -> list[Claim]:
+    """Neighbours in the paper's ranking, and every system beside GEM-3D."""
+    known = [(value, s) for s in systems if (value := measure.reported(s, dataset)) is not None]
+    ranking = [s for _, s in sorted(known, key=lambda one: one[0], reverse=not measure.lower_is_better)]
+    pairs = list(pairwise(ranking))
+    pairs += [
+        (a, b)
+        for i, a in enumerate(ranking)
+        for b in ranking[i + 1 :]
+        if REFERENCE in {a.name, b.name} and (a, b) not in pairs
+    ]
+    found = []
+    for better, worse in pairs:
+        first, second = measure.reported(better, dataset), measure.reported(worse, dataset)
+        if first != second:
+            claim = _claim(source, measure, better, worse, f"{first:g}, {second:g}")
+            found += [claim] if claim else []
+    return found
+
+
+def _claim(source: str, measure: Measure, better: System, worse: System, paper: str) -> Claim | None:
+    margin = measure.margin(better, worse)
+    return None if margin is None else Claim(source, measure.name, better.title, worse.title, paper, margin)
+
+
+def _fid(plane: Plane) -> Measure:
+    def margin(better: System, worse: System) -> Interval | None:
+        if plane not in better.fid or plane not in worse.fid:
+            return None
+        value = worse.fid[plane].value - better.fid[plane].value
+        a, b = better.replicates.get(plane), worse.replicates.get(plane)
+        if a is None or b is None or len(a) != len(b) or len(a) < 2:
+            return Interval(value, None, None, 1)
+        return spread_interval(value, b - a, better.volumes)
+
+    def reported(system: System, dataset: str) -> float | None:
+        figures = system.paper.get(dataset)
+        return figures.fid[PLANES.index(plane)] if figures and figures.fid else None
+
+    return Measure(f"FID {plane}", margin, reported, lower_is_better=True)
+
+
+def _by_case(
+    name: str,
+    values: Callable[[System], ByCase],
+    badness: Callable[[float], float],
+    reported: Callable[[System, str], float | None],
+    *,
+    lower_is_better: bool,
+) -> Measure:
+    def margin(better: System, worse: System) -> Interval | None:
+        first, second = values(better), values(worse)
+        shared = [case for case in first if case in second]
+        if not shared:
+            return None
+        return mean_interval([badness(second[case]) - badness(first[case]) for case in shared])
+
+    return Measure(name, margin, reported, lower_is_better)
+
+
+def _reported_paired(index: int) -> Callable[[System, str], float | None]:
+    def reported(system: System, dataset: str) -> float | None:
+        figures = system.paper.get(dataset)
+        return figures.paired[index] if figures and figures.paired else None
+
+    return reported
+
+
+def _nothing(_system: System, _dataset: str) -> None:
+    return None
+
+
+def _itself(value: float) -> float:
+    return value
+
+
+def _from_one(value: float) -> float:
+    return float(np.abs(value - 1))
+
+
+MS_SSIM = _by_case("MS-SSIM", lambda s: s.ms_ssim, lambda v: -v, _reported_paired(0), lower_is_better=False)
+LPIPS = _by_case("LPIPS", lambda s: s.lpips, _itself, _reported_paired(1), lower_is_better=True)
+BORDER = _by_case("border, distance from 1", lambda s: s.border, _from_one, _nothing, lower_is_better=True)
+STRIPES = _by_case(
+    "axial smoothness, distance from 1",
+    lambda s: s.smoothness.get("axial", {}),
+    _from_one,
+    _nothing,
+    lower_is_better=True,
+)
+FIDS: Mapping[Plane, Measure] = {plane: _fid(plane) for plane in PLANES}
+FID = tuple(FIDS.values())
+PAIRED = (MS_SSIM, LPIPS)
+
+EXPECTED: tuple[tuple[str, str, str, tuple[Measure, ...]], ...] = (
+    ("Figure 5", REFERENCE, "no-inpainting", (BORDER,)),
+    ("Figure 6", REFERENCE, "no-tuning", (STRIPES, FIDS["coronal"], FIDS["sagittal"])),
+    ("ours", "ours", REFERENCE, (MS_SSIM, LPIPS, FIDS["coronal"], FIDS["sagittal"])),
+)
+"""Source, the better and the worse row, and the measures: what the paper's pictures show, and what we set out to do."""

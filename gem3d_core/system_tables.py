@@ -1,0 +1,253 @@
+"""Tables 1 to 3 and the ablations as the paper lays them out, with its own figures beside what was measured here.
+
+A row is a system; every row was trained on the same data within the same budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gem3d_core.metrics.fidelity import PLANES, Fid, Plane
+from gem3d_core.metrics.intervals import mean_interval
+from gem3d_core.report import Cell, Column, Missing, Table
+
+ByCase = Mapping[str, float]
+NO_PAPER = "-"
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What the paper reports: FID (axial, coronal, sagittal), and (MS-SSIM, LPIPS)."""
+
+    fid: tuple[float, float, float] | None = None
+    paired: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class System:
+    """A row: what was measured of one system.
+
+    fid, replicates: of volumes for training masks, by plane; replicates (resamples,) of FID are paired between systems.
+    neighbours: KID, precision and recall, such as "KID axial". ms_ssim, lpips: by test case. border, smoothness: by
+    volume, the latter for each plane; agreement: Dice in [0, 1] by volume. steps: of its trainings, such as
+    "1900 + 700"; seconds: of training, and of drawing one volume.
+    """
+
+    name: str
+    title: str
+    tables: tuple[str, ...]
+    fid: Mapping[Plane, Fid]
+    replicates: Mapping[Plane, NDArray[np.float64]]
+    neighbours: Mapping[str, float]
+    ms_ssim: ByCase
+    lpips: ByCase
+    border: ByCase
+    smoothness: Mapping[Plane, ByCase]
+    agreement: ByCase
+    parameters: int
+    steps: str
+    training_seconds: float
+    seconds_per_volume: float
+    volumes: int
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Measures that are not available, and why."""
+    paper: Mapping[str, Reported] = field(default_factory=dict)
+    """By dataset."""
+    titles: Mapping[str, str] = field(default_factory=dict)
+    """Of single tables, where they differ."""
+
+    def titled(self, table: str) -> str:
+        """The row's title in a table."""
+        return self.titles.get(table, self.title)
+
+
+def in_table(systems: Sequence[System], table: str) -> list[System]:
+    """The rows of a table, in their order."""
+    return [system for system in systems if table in system.tables]
+
+
+def budget_table(systems: Sequence[System]) -> Table:
+    """What each system cost."""
+    return Table(
+        title="Budget",
+        caption=(
+            "All systems learn from the same latents of the same training cases on the same machine, and draw with "
+            "as many solver steps (Pix2Pix 3D: one). Steps: of the slice model and its volumetric tuning, of the 3D "
+            "network alone, and in the end of the position-conditioned model where slices are generated. A model "
+            "that several rows share was trained once and its minutes stand in each. Seconds a volume: of drawing "
+            "for the training masks, restoring and writing included."
+        ),
+        n="one training each",
+        columns=(
+            Column("system"),
+            Column("parameters", "M", digits=2),
+            Column("training steps"),
+            Column("training", "min", digits=1),
+            Column("drawing", "s a volume", "lower", 2),
+        ),
+        rows=tuple(
+            (s.title, s.parameters / 1e6, s.steps, s.training_seconds / 60, s.seconds_per_volume) for s in systems
+        ),
+    )
+
+
+def fid_table(systems: Sequence[System], extractor: str) -> Table:
+    """Table 1: FID of volumes for training masks."""
+    rows = in_table(systems, "1")
+    datasets = _datasets(rows)
+    return Table(
+        title="Table 1: FID on training masks",
+        caption=(
+            f"Frechet distance of drawn to real training volumes in three planes, on features of {extractor} (the "
+            "paper: RadImageNet's ResNet-50, and far more slices, so that numbers compare within a column only); "
+            "1.96 bootstrap standard deviations over volumes on either side. IG, IC: informed slice generated, or "
+            "another patient's; MA: augmented masks. Right: the paper's own figures, axial / coronal / sagittal."
+        ),
+        n=_counts(rows, lambda s: s.volumes, "volumes"),
+        columns=(
+            Column("system"),
+            *(Column(f"FID {plane}", better="lower", digits=2) for plane in PLANES),
+            *(Column(f"paper, {name}", better="lower") for name in datasets),
+        ),
+        rows=tuple((s.titled("1"), *_fid_cells(s), *(_paper_fid(s, name) for name in datasets)) for s in rows),
+    )
+
+
+def unbiased_table(systems: Sequence[System]) -> Table:
+    """What stands beside FID because few slices bias it: KID, precision and recall; and mask agreement."""
+    names = ("KID", "precision", "recall")
+    return Table(
+        title="KID, precision, recall and mask agreement",
+        caption=(
+            "On the features and slices of Table 1, axial / coronal / sagittal: kernel distance times 1000, share of "
+            "drawn slices among the real ones (precision), of real among the drawn ones (recall). Mask agreement: "
+            "Dice in % between the mask that a volume was drawn for and what nnU-Net, trained on the true data, "
+            "finds in it, with 95% bootstrap intervals over volumes."
+        ),
+        n=_counts(systems, lambda s: s.volumes, "volumes"),
+        columns=(
+            Column("system"),
+            Column("KID, times 1000", better="lower"),
+            Column("precision", better="higher"),
+            Column("recall", better="higher"),
+            Column("mask agreement", "%", "higher", 1),
+        ),
+        rows=tuple((s.title, *(_planes(s, name) for name in names), _percent(s)) for s in systems),
+    )
+
+
+def paired_table(systems: Sequence[System], table: str, title: str, told: str = "") -> Table:
+    """Table 2 or 3: MS-SSIM and LPIPS of volumes for test masks."""
+    rows = in_table(systems, table)
+    datasets = _datasets(rows)
+    return Table(
+        title=title,
+        caption=(
+            "Each test volume against the one drawn for its own mask and, where the system has an informed slice, "
+            "its own middle slice. MS-SSIM (five scales) and LPIPS (AlexNet) on axial slices resized bilinearly to "
+            "256 on the shorter side; 95% bootstrap intervals over test cases. Right: the paper's own figures, "
+            f"MS-SSIM / LPIPS.{told}"
+        ),
+        n=_counts(rows, lambda s: len(s.ms_ssim), "test volumes"),
+        columns=(
+            Column("system"),
+            Column("MS-SSIM", better="higher"),
+            Column("LPIPS", better="lower"),
+            *(Column(f"paper, {name}") for name in datasets),
+        ),
+        rows=tuple((s.titled(table), *_paired_cells(s), *(_paper_paired(s, name) for name in datasets)) for s in rows),
+    )
+
+
+def whole_table(systems: Sequence[System], table: str, title: str, told: str) -> Table:
+    """All measures of the rows of one table: the ablations, or what each of our changes brings."""
+    rows = in_table(systems, table)
+    return Table(
+        title=title,
+        caption=(
+            f"{told} FID, MS-SSIM and LPIPS as in Tables 1 and 2. Border: difference of axial neighbours that "
+            "different windows drew, over that of neighbours inside one window (above 1: jumps). Smoothness: "
+            "slice-to-slice difference over the real volume's (above 1: stripes or noise, below 1: blur), axial / "
+            "coronal / sagittal. Both of the volumes for training masks, with 95% bootstrap intervals over volumes "
+            "for the border."
+        ),
+        n=_counts(rows, lambda s: s.volumes, "volumes"),
+        columns=(
+            Column("system"),
+            *(Column(f"FID {plane}", better="lower", digits=1) for plane in PLANES),
+            Column("MS-SSIM", better="higher"),
+            Column("LPIPS", better="lower"),
+            Column("border", better="near 1", digits=2),
+            Column("smoothness", better="near 1"),
+        ),
+        rows=tuple((s.titled(table), *_fid_cells(s), *_paired_cells(s), _border(s), _smoothness(s)) for s in rows),
+    )
+
+
+def _datasets(systems: Sequence[System]) -> list[str]:
+    """Those that the paper reports for any of the rows."""
+    return list(dict.fromkeys(name for system in systems for name in system.paper))
+
+
+def _fid_cells(system: System) -> list[Cell]:
+    without = _missing(system, "FID")
+    return [
+        without if plane not in system.fid else system.fid[plane].interval or system.fid[plane].value
+        for plane in PLANES
+    ]
+
+
+def _paired_cells(system: System) -> list[Cell]:
+    return [_mean(system.ms_ssim, _missing(system, "MS-SSIM")), _mean(system.lpips, _missing(system, "LPIPS"))]
+
+
+def _percent(system: System) -> Cell:
+    percent = {name: 100 * value for name, value in system.agreement.items()}
+    return _mean(percent, _missing(system, "mask agreement"))
+
+
+def _border(system: System) -> Cell:
+    return _mean(system.border, Missing("every volume was drawn in one window"))
+
+
+def _smoothness(system: System) -> Cell:
+    """Means in three planes; an edited mask has no real volume."""
+    found = [list(system.smoothness.get(plane, {}).values()) for plane in PLANES]
+    if not all(found):
+        return Missing("no real volume has the same mask")
+    return " / ".join(f"{np.mean(values):.2f}" for values in found)
+
+
+def _planes(system: System, metric: str) -> Cell:
+    found = [system.neighbours.get(f"{metric} {plane}") for plane in PLANES]
+    if any(value is None for value in found):
+        return _missing(system, "FID")
+    scale, digits = (1000, 1) if metric == "KID" else (1, 2)
+    return " / ".join(f"{scale * value:.{digits}f}" for value in found if value is not None)
+
+
+def _paper_fid(system: System, dataset: str) -> Cell:
+    reported = system.paper.get(dataset)
+    return " / ".join(f"{value:.2f}" for value in reported.fid) if reported and reported.fid else NO_PAPER
+
+
+def _paper_paired(system: System, dataset: str) -> Cell:
+    reported = system.paper.get(dataset)
+    return " / ".join(f"{value:.3f}" for value in reported.paired) if reported and reported.paired else NO_PAPER
+
+
+def _mean(values: ByCase, without: Missing) -> Cell:
+    return mean_interval(list(values.values())) if values else without
+
+
+def _missing(system: System, measure: str) -> Missing:
+    return Missing(system.missing.get(measure, "too few slices or volumes"))
+
+
+def _counts(systems: Sequence[System], count: Callable[[System], int], of: str) -> str:
+    numbers = sorted({count(system) for system in systems})
+    return f"{' or '.join(map(str, numbers))} {of} of each system" if numbers else "no system"

@@ -1,0 +1,79 @@
+"""Stage 11, mask agreement: does nnU-Net, trained on the true data, find in a drawn volume the mask behind it?"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from data_catalog import Artifact, Catalog
+from gem3d_core.ahead import ahead
+from gem3d_core.nnunet import RawCase, predict_arm, read_prediction, write_images
+from gem3d_core.split import evenly
+from gem3d_core.volumes import read_label, read_volume
+from tasks.downstream import MEAN, arm_identity, score, trained_model
+from tasks.inputs import CASES, DatasetRefs, Source, open_source
+from tasks.policy import accelerator, stage_task
+from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
+from tasks.synthetic import Row, accepted
+
+
+@stage_task("mask-agreement")
+def agreement(run: Run, data: DatasetRefs, judge: str, volumes: str) -> StageResult:
+    """`metrics` NAME-agreement: Dice and HD95 between the masks of `volumes` and what nnU-Net finds in their images.
+
+    `judge`: the metrics of the arm that was trained on the true data, which hold its nnU-Net.
+    """
+    config = run.config
+    settings = {"arm": arm_identity(config.evaluate.arm), "volumes": config.evaluate.fid_volumes}
+    stage = Stage(
+        "mask-agreement",
+        __name__,
+        "metrics",
+        f"{run.name}-agreement",
+        settings,
+        (judge, volumes),
+        files=((data.source, CASES),),
+    )
+
+    def make(work: Work) -> Product:
+        source, drawn = open_source(work.catalog, data.source), work.catalog.get(volumes)
+        rows = evenly(accepted(work.catalog, drawn), config.evaluate.fid_volumes)
+        work.progress.total(len(rows), "drawn volumes segmented by nnU-Net")
+        with accelerator(config) as device:
+            spec = replace(config.evaluate.arm, device="cuda" if device == "cuda" else "cpu")
+            model = trained_model(work.catalog, judge)
+            images = write_images(work.folder / "images", _images(work.catalog, drawn, rows), source.channel)
+            predicted = predict_arm(work.folder, model, images, work.folder / "predicted", spec)
+        return _product(work, source, drawn, rows, predicted)
+
+    return run_stage(run, stage, make)
+
+
+def _images(catalog: Catalog, volumes: Artifact, rows: list[Row]) -> Iterator[RawCase]:
+    def read(row: Row) -> RawCase:
+        image = read_volume(catalog.path(volumes, f"volumes/{row['volume']}/image.nii.gz"))
+        return RawCase(str(row["volume"]), image.array, image.affine)
+
+    return ahead(read, rows, 2)
+
+
+def _product(work: Work, source: Source, drawn: Artifact, rows: list[Row], predicted: dict[str, Path]) -> Product:
+    import pandas as pd
+
+    scores = []
+    for done, row in enumerate(rows, start=1):
+        name = str(row["volume"])
+        truth = read_label(work.catalog.path(drawn, f"volumes/{name}/label.nii.gz"))
+        prediction = read_prediction(predicted[name], truth.affine).astype(np.int16)
+        found = score(source, prediction, truth)
+        for label, overlap in {**found.labels, MEAN: found.mean}.items():
+            told = {"dice": overlap.dice, "hd95": overlap.hd95}
+            scores.append({"volume": name, "variant": row["variant"], "label": label, **told})
+        work.progress.at(done)
+    table = pd.DataFrame(scores)
+    table.to_parquet(work.folder / "agreement.parquet")
+    means = table[table["label"] == MEAN]
+    meta = {"agreement": float(means["dice"].mean()), "volumes": len(means)}
+    of_catalog = table.assign(group="mask agreement").rename(columns={"volume": "case"})
+    return Product({"agreement.parquet": work.folder / "agreement.parquet"}, meta, {"metrics": of_catalog})

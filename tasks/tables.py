@@ -1,0 +1,220 @@
+"""The tables of the paper from what was measured of each system: `tables.md`, `tables.json` and pictures."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import load_file
+
+from configs import TableRow
+from data_catalog import Artifact, Catalog
+from gem3d_core.bench.markdown import markdown
+from gem3d_core.metrics.fidelity import PLANES
+from gem3d_core.orderings import Claim, claims, claims_table
+from gem3d_core.pictures import PictureRow, comparison
+from gem3d_core.report import Table
+from gem3d_core.system_tables import (
+    Reported,
+    System,
+    budget_table,
+    fid_table,
+    in_table,
+    paired_table,
+    unbiased_table,
+    whole_table,
+)
+from tasks.downstream import MEAN
+from tasks.fidelity_scores import BORDER, EDITED, PAIRED, SYNTHETIC
+from tasks.fidelity_tables import read_fids, read_replicates, read_values
+from tasks.inputs import Prepared, Source, open_prepared, open_source, read_rows, seconds_of
+from tasks.policy import stage_task
+from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
+
+MARKDOWN, NUMBERS = "tables.md", "tables.json"
+PAPERS_DATA = {"mri": "BraTS", "ct": "AbdomenCT-1K"}
+"""The dataset of the paper that has the modality."""
+PICTURED = {
+    "systems": (
+        "2",
+        "A test volume in three planes, and what each system of Table 2 draws for its mask",
+    ),
+    "ablations": ("ablations", "The same with and without overlapped inpainting and volumetric tuning"),
+}
+
+LEFT_OUT = "Parts of the method left out."
+CHANGES = (
+    "Each row with + adds to the row above it, from the paper's configuration to our default; each row with but "
+    "changes one thing of the default."
+)
+
+
+class RowRefs(BaseModel):
+    """What was made for one row. models: those that its volumes come from, in the order of their training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    models: list[str]
+    drawing: str
+    volumes: str
+    fidelity: str
+    agreement: str | None
+    """None where there is no nnU-Net to judge."""
+
+
+@stage_task("tables")
+def tables(
+    run: Run, source: str, prepared: str, rows: list[TableRow], made: dict[str, RowRefs], overrides: dict[str, str]
+) -> StageResult:
+    """`report` NAME-tables of the rows that were made, by name. overrides: what was set by hand, for the record."""
+    refs = [ref for name in made for ref in _all(made[name])]
+    settings = {
+        "rows": [row.model_dump() for row in rows if row.name in made],
+        "features": run.config.evaluate.features,
+        "overrides": overrides,
+        "profile": run.config.profile,
+    }
+    inputs = tuple(dict.fromkeys([source, prepared, *refs]))
+    stage = Stage("tables", __name__, "report", f"{run.name}-tables", settings, inputs, run.seed)
+
+    def make(work: Work) -> Product:
+        opened, data = open_source(work.catalog, source), open_prepared(work.catalog, prepared)
+        systems = [_system(work.catalog, row, made[row.name]) for row in rows if row.name in made]
+        dataset = PAPERS_DATA[opened.modality]
+        found, pictures = claims(systems, dataset), _pictures(work, opened, data, systems, made)
+        told = _tables(systems, found, run.config.evaluate.features, dataset)
+        (work.folder / MARKDOWN).write_text(_page(run, opened, data, told, list(pictures), overrides))
+        document: dict[str, object] = {
+            "profile": run.config.profile,
+            "dataset": opened.artifact.name,
+            "overrides": overrides,
+        }
+        document |= {"rows": [_plain(system, made[system.name]) for system in systems]}
+        document |= {"claims": [{**asdict(claim), "verdict": claim.verdict} for claim in found]}
+        (work.folder / NUMBERS).write_text(json.dumps(document, indent=1) + "\n")
+        files = {name: work.folder / name for name in (MARKDOWN, NUMBERS)} | pictures
+        return Product(files, {"rows": [system.name for system in systems]})
+
+    return run_stage(run, stage, make)
+
+
+def _all(refs: RowRefs) -> list[str]:
+    return [*refs.models, refs.volumes, refs.fidelity, *([refs.agreement] if refs.agreement else [])]
+
+
+def _system(catalog: Catalog, row: TableRow, refs: RowRefs) -> System:
+    """A row's numbers, from its artifacts."""
+    models, volumes = [catalog.get(ref) for ref in refs.models], catalog.get(refs.volumes)
+    measured = catalog.get(refs.fidelity)
+    values = read_values(catalog, measured)
+    of = EDITED if any(value.of == EDITED for value in values) else SYNTHETIC
+    replicates, fids = read_replicates(catalog, measured), read_fids(catalog, measured)
+    drawn = cast("int", volumes.meta["volumes"])
+
+    def by_case(metric: str, subset: str) -> dict[str, float]:
+        return {
+            v.case: v.value
+            for v in values
+            if (v.metric, v.of) == (metric, subset) and v.value is not None and not math.isnan(v.value)
+        }
+
+    return System(
+        name=row.name,
+        title=row.title,
+        titles=cast("Mapping[str, str]", row.titles),
+        tables=row.tables,
+        fid=fids.get(of, {}),
+        replicates={plane: replicates[of, plane][1] for plane in PLANES if (of, plane) in replicates},
+        neighbours={v.metric: v.value for v in values if v.of == of and not v.case and v.value is not None},
+        ms_ssim=by_case("MS-SSIM", PAIRED),
+        lpips=by_case("LPIPS", PAIRED),
+        border=by_case(BORDER, of),
+        smoothness={plane: by_case(f"(b) {plane} over real", of) for plane in PLANES},
+        agreement=_agreement(catalog, refs.agreement),
+        parameters=cast("int", catalog.get(refs.drawing).meta["parameters"]),
+        steps=" + ".join(str(model.meta["steps"]) for model in models),
+        training_seconds=sum(seconds_of(catalog, model) for model in models),
+        seconds_per_volume=seconds_of(catalog, volumes) / drawn,
+        volumes=drawn - cast("int", volumes.meta["rejected"]),
+        missing=cast("dict[str, str]", measured.meta["missing"]) | _without_judge(refs),
+        paper={name: Reported(reported.fid, reported.paired) for name, reported in row.paper.items()},
+    )
+
+
+def _without_judge(refs: RowRefs) -> dict[str, str]:
+    return {} if refs.agreement else {"mask agreement": "there is no nnU-Net that was trained on the true data"}
+
+
+def _agreement(catalog: Catalog, ref: str | None) -> dict[str, float]:
+    """Dice over all labels by volume."""
+    if ref is None:
+        return {}
+    rows = read_rows(catalog.path(catalog.get(ref), "agreement.parquet"))
+    return {str(row["volume"]): cast("float", row["dice"]) for row in rows if row["label"] == MEAN}
+
+
+def _tables(systems: list[System], found: list[Claim], extractor: str, dataset: str) -> list[Table]:
+    """In the paper's order; a table none of whose rows was made is left out."""
+    told = [
+        ("1", fid_table(systems, extractor)),
+        ("2", paired_table(systems, "2", "Table 2: paired test volumes")),
+        ("3", paired_table(systems, "3", "Table 3: how conditions are injected")),
+        (
+            "ablations",
+            whole_table(systems, "ablations", "Ablations (Figures 5 and 6)", LEFT_OUT),
+        ),
+        ("ours", whole_table(systems, "ours", "What each of our changes brings", CHANGES)),
+    ]
+    kept = [table for name, table in told if in_table(systems, name)]
+    return [*kept, unbiased_table(systems), budget_table(systems), *([claims_table(found, dataset)] if found else [])]
+
+
+def _page(
+    run: Run, source: Source, prepared: Prepared, told: list[Table], pictures: list[str], overrides: Mapping[str, str]
+) -> str:
+    split = f"{len(prepared.train)} training and {len(prepared.test)} test cases"
+    by_hand = f" Set by hand for all rows: {', '.join(f'{k}={v}' for k, v in overrides.items())}." if overrides else ""
+    head = f"# Tables of the paper on {source.artifact.name}\n\nProfile {run.config.profile}, {split}.{by_hand}"
+    shown = [f"![{_caption(name)}]({name})\n\n*{_caption(name)}*" for name in pictures]
+    return "\n\n".join([head, *map(markdown, told), *(["## Pictures", *shown] if shown else [])]) + "\n"
+
+
+def _caption(picture: str) -> str:
+    return PICTURED[Path(picture).stem.partition("-")[0]][1]
+
+
+def _pictures(
+    work: Work, source: Source, prepared: Prepared, systems: list[System], made: Mapping[str, RowRefs]
+) -> dict[str, Path]:
+    """A test volume above what several systems draw for it, as in Figures 2, 5 and 6."""
+    names = {ids: name for name, ids in source.labels.items() if isinstance(ids, int) and ids}
+    pictures = {}
+    for kind, (table, _) in PICTURED.items():
+        shown = {system: work.catalog.get(made[system.name].fidelity) for system in in_table(systems, table)}
+        for case in _cases_of_all(list(shown.values())):
+            x, y, z = prepared.cases[case].geometry.grid_spacing
+            mask = prepared.mask(case)
+            rows = [PictureRow(f"real {case}", prepared.image(case), mask, (z, y, x))]
+            for system, measured in shown.items():
+                image = load_file(work.catalog.path(measured, f"paired/{case}.safetensors"))["image"]
+                rows.append(PictureRow(system.titled(table), image.float().numpy(), mask, (z, y, x)))
+            path = comparison(rows, work.folder / f"{kind}-{case}.png", names)
+            pictures[f"pictures/{path.name}"] = path
+    return pictures
+
+
+def _cases_of_all(measured: list[Artifact]) -> list[str]:
+    """Test cases of which every one of them kept a drawn volume."""
+    cases = [{Path(name).stem for name in one.files if name.startswith("paired/")} for one in measured]
+    return sorted(set.intersection(*cases)) if cases else []
+
+
+def _plain(system: System, refs: RowRefs) -> dict[str, object]:
+    """A row for JSON, with what it was made of."""
+    plain = asdict(system)
+    plain["replicates"] = {plane: np.round(values, 4).tolist() for plane, values in system.replicates.items()}
+    return plain | {"artifacts": refs.model_dump()}

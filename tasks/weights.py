@@ -1,0 +1,48 @@
+"""Weights that others trained, as the stages look for them: LPIPS, and the features that FID compares."""
+
+import os
+from pathlib import Path
+
+from configs import Config
+from gem3d_core.errors import NotAvailable
+from gem3d_core.metrics.features import Extractor, efficientnet_lite0, find_weights, radimagenet_resnet50
+from tasks.inputs import hash_file
+from tasks.stage import Run
+
+RADIMAGENET_FILE = "RadImageNet-ResNet50.pt"
+
+
+def weights_folder(config: Config) -> Path | None:
+    """Where weights of others are looked for first."""
+    named = config.runtime.weights or os.environ.get("GEM3D_WEIGHTS")
+    return Path(named).expanduser().absolute() if named else None
+
+
+def feature_files(config: Config) -> list[str]:
+    """Files of the network whose features FID compares; those of EfficientNet come with a package."""
+    return [RADIMAGENET_FILE] if config.evaluate.features == "radimagenet-resnet50" else []
+
+
+def weights_hashes(run: Run, names: list[str]) -> dict[str, str | None]:
+    """Content hash of each file; None where there is none.
+
+    They are downloaded first where they can be, so that the next run finds what this one uses.
+    """
+    return {name: _hash(run, name) for name in names}
+
+
+def open_features(config: Config, device: str) -> tuple[Extractor | None, dict[str, str]]:
+    """The network whose features FID compares; none, and why, where it is not available."""
+    try:
+        if config.evaluate.features == "radimagenet-resnet50":
+            return radimagenet_resnet50(find_weights(RADIMAGENET_FILE, weights_folder(config)), device), {}
+        return efficientnet_lite0(device), {}
+    except NotAvailable as reason:
+        return None, {"FID": str(reason)}
+
+
+def _hash(run: Run, name: str) -> str | None:
+    try:
+        return hash_file(find_weights(name, weights_folder(run.config), download=not run.dry))
+    except NotAvailable:
+        return None

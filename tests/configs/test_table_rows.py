@@ -1,0 +1,85 @@
+"""Rows of the tables: they fit every profile, share what is to be compared, and differ in what makes them."""
+
+from itertools import pairwise
+
+import pytest
+
+from configs import load, row_config, row_overrides, table_rows
+from configs.resolve import profile_names
+from gem3d_core.errors import BadInput
+
+ROWS = {row.name: row for row in table_rows()}
+
+
+@pytest.mark.parametrize("profile", profile_names())
+def test_every_row_fits_every_profile_and_draws_with_as_many_steps(profile: str) -> None:
+    for row in table_rows():
+        config = row_config(row, profile, {})
+        assert config.unet == load(profile).unet
+        expected = ("ddim", 1) if row.name == "pix2pix-3d" else ("dpm++", 20)
+        assert (config.resample.solver, config.resample.steps) == expected, row.name
+        assert config.factor == 1
+
+
+def test_the_budget_is_the_profiles_and_that_of_whole_networks_their_own() -> None:
+    given = {"tables.train_slices": 7, "tables.tune_volume": 5, "tables.whole": 9, "tables.masks": 3}
+    for name in ("paper", "ours", "make-a-volume"):
+        config = row_config(ROWS[name], "smoke", given)
+        assert (config.train_slices.steps, config.tune_volume.steps, config.masks.count) == (7, 5, 3)
+    assert row_config(ROWS["ldm-3d"], "smoke", given).tune_volume.steps == 9
+    plain = load("smoke")
+    assert row_config(ROWS["ours"], "smoke", {}).train_slices == plain.train_slices, "no budget: the profile's own"
+
+
+def test_what_is_set_by_hand_does_not_unmake_a_row() -> None:
+    given = {"resample.steps": 5, "condition.injection": "concat", "evaluate.paired_cases": 2}
+    assert row_config(ROWS["paper"], "smoke", given).resample.steps == 5
+    assert row_config(ROWS["pix2pix-3d"], "smoke", given).resample.steps == 1
+    assert row_config(ROWS["controlnet"], "smoke", given).condition.injection == "controlnet"
+    assert row_config(ROWS["controlnet"], "smoke", given).evaluate.paired_cases == 2
+
+
+def test_our_rows_lead_from_the_paper_to_the_default_one_change_at_a_time() -> None:
+    names = [row.name for row in table_rows() if "ours" in row.tables]
+    ladder = names[: names.index("ours") + 1]
+    assert ladder == ["paper", "v-prediction", "min-snr", "one-hot", "slice-offset", "ours"]
+    configs = [row_config(ROWS[name], "hippocampus-cpu", {}).model_dump(exclude={"system"}) for name in ladder]
+    changed = [
+        sorted(f"{s}.{k}" for s in a for k in (a[s] if isinstance(a[s], dict) else ()) if a[s][k] != b[s][k])
+        for a, b in pairwise(configs)
+    ]
+    assert changed == [
+        ["diffusion.prediction", "diffusion.schedule", "diffusion.spacing"],
+        ["diffusion.weighting"],
+        ["condition.mask"],
+        ["condition.slice_offset"],
+        ["resample.first_window", "resample.overlap"],
+    ]
+
+
+def test_the_default_is_what_the_profile_has() -> None:
+    ours, profile = row_config(ROWS["ours"], "hippocampus-cpu", {}), load("hippocampus-cpu")
+    assert (ours.condition, ours.diffusion, ours.informed) == (profile.condition, profile.diffusion, profile.informed)
+    assert {**ours.resample.__dict__, "steps": 10} == profile.resample.__dict__
+
+
+def test_the_papers_figures_stand_where_its_tables_have_them() -> None:
+    for row in table_rows():
+        assert bool(row.paper) == bool({"1", "2", "3"} & set(row.tables) and row.name != "ours"), row.name
+        for reported in row.paper.values():
+            assert (reported.fid is not None) == ("1" in row.tables)
+    assert ROWS["paper"].paper["BraTS"].fid == (2.07, 6.14, 6.33)
+    assert ROWS["paper"].paper["AbdomenCT-1K"].paired == (0.727, 0.204)
+
+
+def test_rows_are_chosen_by_name() -> None:
+    assert [row.name for row in table_rows(["ours", "paper"])] == ["paper", "ours"]
+    with pytest.raises(BadInput, match="no row 'our': did you mean 'ours'"):
+        table_rows(["our"])
+
+
+def test_a_row_tells_all_that_it_sets() -> None:
+    overrides = row_overrides(ROWS["make-a-volume-ma"], "smoke", {"seed": 3})
+    assert overrides["seed"] == 3
+    assert (overrides["condition.informed"], overrides["resample.continuation"]) == (False, "none")
+    assert (overrides["system"], overrides["masks.use"]) == ("make-a-volume", "augmented")

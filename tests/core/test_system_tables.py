@@ -1,0 +1,150 @@
+"""The paper's tables: rows where the paper has them, its figures beside ours, and what is said of its orderings."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gem3d_core.metrics.fidelity import PLANES, Fid
+from gem3d_core.metrics.intervals import Interval
+from gem3d_core.orderings import claims, claims_table
+from gem3d_core.report import Missing
+from gem3d_core.system_tables import (
+    Reported,
+    System,
+    budget_table,
+    fid_table,
+    paired_table,
+    unbiased_table,
+    whole_table,
+)
+
+CASES = [f"case{k}" for k in range(8)]
+
+
+def system(name: str, *tables: str, fid: float = 10.0, score: float = 0.6, **changes: object) -> System:
+    """A system with a FID about `fid` in every plane and MS-SSIM about `score`; LPIPS is 1 less that."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.01, len(CASES))
+    values: dict[str, object] = {
+        "name": name,
+        "title": name.upper(),
+        "tables": tables,
+        "fid": {plane: Fid(fid, 100, 90, Interval(fid, fid - 1, fid + 1, 8)) for plane in PLANES},
+        "replicates": {plane: fid + rng.normal(0, 0.1, 20) for plane in PLANES},
+        "neighbours": {f"{m} {plane}": 0.5 for m in ("KID", "precision", "recall") for plane in PLANES},
+        "ms_ssim": dict(zip(CASES, score + noise, strict=True)),
+        "lpips": dict(zip(CASES, 1 - score + noise, strict=True)),
+        "border": dict.fromkeys(CASES, 1.1),
+        "smoothness": {plane: dict.fromkeys(CASES, 1.05) for plane in PLANES},
+        "agreement": dict.fromkeys(CASES, 0.8),
+        "parameters": 5_800_000,
+        "steps": "1900 + 700",
+        "training_seconds": 1200.0,
+        "seconds_per_volume": 4.5,
+        "volumes": 8,
+    }
+    return System(**(values | changes))  # type: ignore[arg-type]  # of many kinds
+
+
+def test_a_table_has_its_rows_with_the_papers_figures_beside() -> None:
+    reported = {"BraTS": Reported((12.96, 62.63, 62.04), (0.817, 0.234)), "AbdomenCT-1K": Reported((2.66, 6.68, 4.25))}
+    rows = [system("a", "1", "2", paper=reported), system("b", "2"), system("c", "3")]
+    table = fid_table(rows, "some-network")
+    assert [column.name for column in table.columns[-2:]] == ["paper, BraTS", "paper, AbdomenCT-1K"]
+    assert table.printed == [["A", *["10.00 [9.00, 11.00]"] * 3, "12.96 / 62.63 / 62.04", "2.66 / 6.68 / 4.25"]]
+    paired = paired_table(rows, "2", "Table 2").printed
+    assert [row[0] for row in paired] == ["A", "B"]
+    assert paired[0][3:] == ["0.817 / 0.234", "-"]
+    assert paired[1][3:] == ["-", "-"]
+    assert paired[0][1].startswith("0.60")
+
+
+def test_a_row_has_another_title_where_it_stands_for_something_else() -> None:
+    row = system("a", "1", "3", titles={"3": "concatenation"})
+    assert fid_table([row], "x").printed[0][0] == "A"
+    assert paired_table([row], "3", "Table 3").printed[0][0] == "concatenation"
+
+
+def test_what_is_missing_is_said() -> None:
+    nothing: dict[str, dict[str, float]] = {
+        key: {} for key in ("fid", "neighbours", "agreement", "lpips", "border", "smoothness")
+    }
+    reasons = {"FID": "no weights", "LPIPS": "no trunk", "mask agreement": "no judge"}
+    row = replace(system("a", "1", "ours"), **nothing, missing=reasons)
+    assert fid_table([row], "x").rows[0][1:4] == (Missing("no weights"),) * 3
+    assert unbiased_table([row]).rows[0][1:] == (*[Missing("no weights")] * 3, Missing("no judge"))
+    told = whole_table([row], "ours", "Ours", "").rows[0]
+    assert told[5] == Missing("no trunk")
+    assert told[6:] == (Missing("every volume was drawn in one window"), Missing("no real volume has the same mask"))
+
+
+def test_the_budget_is_told() -> None:
+    (row,) = budget_table([system("a", "1")]).printed
+    assert row == ["A", "5.80", "1900 + 700", "20.0", "4.50"]
+
+
+def test_kid_precision_and_recall_stand_plane_by_plane_and_agreement_in_percent() -> None:
+    (row,) = unbiased_table([system("a", "1")]).printed
+    assert row[1:] == ["500.0 / 500.0 / 500.0", "0.50 / 0.50 / 0.50", "0.50 / 0.50 / 0.50", "80.0 [80.0, 80.0]"]
+
+
+def reported(fid: float, paired: float) -> dict[str, Reported]:
+    return {"BraTS": Reported((fid, fid, fid), (paired, 1 - paired))}
+
+
+def test_claims_follow_the_papers_ranking_and_are_judged_by_the_interval() -> None:
+    rows = [
+        system("paper", "1", "2", fid=5, score=0.8, paper=reported(2, 0.9)),
+        system("middle", "1", "2", fid=9, score=0.5, paper=reported(4, 0.8)),
+        system("last", "1", "2", fid=7, score=0.7, paper=reported(6, 0.7)),
+    ]
+    found = [c for c in claims(rows, "BraTS") if c.measure in {"FID axial", "MS-SSIM"}]
+    told = [(c.source, c.measure, c.better, c.worse, c.verdict) for c in found]
+    assert told == [
+        ("Table 1", "FID axial", "PAPER", "MIDDLE", "as expected"),
+        ("Table 1", "FID axial", "MIDDLE", "LAST", "the other way round"),
+        ("Table 1", "FID axial", "PAPER", "LAST", "as expected"),
+        ("Table 2", "MS-SSIM", "PAPER", "MIDDLE", "as expected"),
+        ("Table 2", "MS-SSIM", "MIDDLE", "LAST", "the other way round"),
+        ("Table 2", "MS-SSIM", "PAPER", "LAST", "as expected"),
+    ]
+    assert [c.paper for c in found[:2]] == ["2, 4", "4, 6"]
+    assert found[0].margin.mean == pytest.approx(4)
+    assert found[3].margin.mean == pytest.approx(0.3)
+
+
+def test_a_difference_within_its_interval_is_no_difference() -> None:
+    rows = [system("paper", "2", paper=reported(2, 0.9)), system("other", "2", paper=reported(4, 0.8))]
+    rng = np.random.default_rng(1)
+    noisy = dict(zip(CASES, 0.6 + rng.normal(0, 0.05, len(CASES)), strict=True))
+    rows[1] = replace(rows[1], ms_ssim=noisy)
+    (claim,) = [c for c in claims(rows, "BraTS") if c.measure == "MS-SSIM"]
+    assert claim.verdict == "no clear difference"
+
+
+def test_ablations_and_our_default_are_claims_of_their_own() -> None:
+    jumps = system("no-inpainting", "ablations", border=dict.fromkeys(CASES, 1.6))
+    stripes = system("no-tuning", "ablations", fid=30, smoothness={"axial": dict.fromkeys(CASES, 1.8)})
+    rows = [system("paper", "ablations"), jumps, stripes, system("ours", "ours", fid=8, score=0.7)]
+    told = {(c.source, c.measure): c.verdict for c in claims(rows, "BraTS")}
+    assert told == {
+        ("Figure 5", "border, distance from 1"): "as expected",
+        ("Figure 6", "axial smoothness, distance from 1"): "as expected",
+        ("Figure 6", "FID coronal"): "as expected",
+        ("Figure 6", "FID sagittal"): "as expected",
+        ("ours", "MS-SSIM"): "as expected",
+        ("ours", "LPIPS"): "as expected",
+        ("ours", "FID coronal"): "as expected",
+        ("ours", "FID sagittal"): "as expected",
+    }
+    table = claims_table(claims(rows, "BraTS"), "BraTS")
+    assert table.n == "8 claims"
+    assert table.printed[0][4] == "-"
+
+
+def test_systems_that_were_not_measured_claim_nothing() -> None:
+    assert claims([system("ours", "ours")], "BraTS") == []
+    rows = [system("paper", "1", paper=reported(2, 0.9)), system("b", "1", paper=reported(4, 0.8))]
+    rows = [replace(row, fid={}) for row in rows]
+    assert [c for c in claims(rows, "BraTS") if c.measure.startswith("FID")] == []

@@ -1,0 +1,188 @@
+"""`reproduce-tables` and a baseline arm on phantoms: rows share what they have in common; what is told of them.
+
+One process for all, on a server of its own; the command line around it is tested by its help and its usage errors.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from data_catalog import Catalog
+from gem3d_core.phantoms import write_cohort
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared"
+ROWS = ["make-a-volume", "paper", "gem3d-ic-ma", "no-inpainting", "ours"]
+QUICK = {"tune_volume.steps": 3, "tables.train_slices": 12, "evaluate.paired_cases": 1}
+RUN_ALL = """
+import json, sys
+from flows.server import own_server
+
+dataset, catalog, rows, quick = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), json.loads(sys.argv[4])
+with own_server() as wait:
+    from flows.enhance import enhance_dataset
+    from flows.parameters import EnhanceParameters
+    from flows.tables import TablesParameters, reproduce_tables
+
+    wait()
+    shared = dict(dataset=dataset, catalog=catalog, profile="smoke")
+    some = TablesParameters(**shared, rows=rows[:2], overrides=quick)
+    whole = some.model_copy(update={"rows": rows})
+    baseline = {"evaluate.baseline": "make-a-volume", "masks.use": "true"}
+    enhance = EnhanceParameters(**shared, overrides=quick | baseline)
+    for run, parameters in ((reproduce_tables, some), (reproduce_tables, whole), (enhance_dataset, enhance)):
+        print("DONE", json.dumps(run(parameters).model_dump()), flush=True)
+"""
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What each of the three runs printed as JSON."""
+
+    dataset: Path
+    catalog: Catalog
+    some: dict[str, Any]
+    whole: dict[str, Any]
+    enhanced: dict[str, Any]
+    environment: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    folder = tmp_path_factory.mktemp("tables")
+    dataset, catalog = write_cohort(folder, cases=6, size=32, seed=3), folder / "catalog"
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "GEM3D_"))}
+    kept |= {"PREFECT_HOME": str(folder / "prefect"), "GEM3D_WEIGHTS": str(SHARED / "weights")}
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_ALL, str(dataset), str(catalog), json.dumps(ROWS), json.dumps(QUICK)],
+        env=kept,
+        capture_output=True,
+        text=True,
+        timeout=1500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    lines = [line.removeprefix("DONE ") for line in done.stdout.splitlines() if line.startswith("DONE ")]
+    return Runs(dataset, Catalog.open(catalog), *map(json.loads, lines), environment=kept)
+
+
+def test_the_tables_hold_the_rows_that_were_asked_for(runs: Runs) -> None:
+    for told, rows in ((runs.some, ROWS[:2]), (runs.whole, ROWS)):
+        document = json.loads(Path(told["numbers"]).read_text())
+        assert [row["name"] for row in document["rows"]] == rows
+    page = Path(runs.whole["tables"]).read_text()
+    titles = re.findall(r"^## (.*)$", page, re.MULTILINE)
+    assert [title.partition(":")[0] for title in titles[:5]] == [
+        "Table 1",
+        "Table 2",
+        "Table 3",
+        "Ablations (Figures 5 and 6)",
+        "What each of our changes brings",
+    ]
+    assert "| GEM-3D + IC + MA |" in page
+    assert "12.96 / 62.63 / 62.04" in page
+    assert "| concatenation |" in page
+    assert "tables.train_slices=12" in page
+
+
+def test_every_row_was_measured_and_its_numbers_are_those_of_its_artifacts(runs: Runs) -> None:
+    rows = {row["name"]: row for row in json.loads(Path(runs.whole["numbers"]).read_text())["rows"]}
+    for name, row in rows.items():
+        assert sorted(row["fid"]) == ["axial", "coronal", "sagittal"], name
+        assert len(row["ms_ssim"]) == 1, name
+        assert len(row["agreement"]) == min(row["volumes"], 2), name  # as many as FID compares
+        assert row["training_seconds"] > 0
+        values = pd.read_parquet(runs.catalog.path(runs.catalog.get(row["artifacts"]["fidelity"]), "values.parquet"))
+        of = "synthetic for edited masks" if name == "gem3d-ic-ma" else "synthetic"
+        fid = values[(values["metric"] == "FID axial") & (values["of"] == of)]["value"].item()
+        assert row["fid"]["axial"]["value"] == fid
+        assert row["fid"]["axial"]["interval"]["low"] <= fid
+    assert rows["paper"]["steps"] == "12 + 3"
+    assert rows["make-a-volume"]["parameters"] < rows["paper"]["parameters"], "no channels for an informed slice"
+
+
+def test_what_rows_have_in_common_is_made_once(runs: Runs) -> None:
+    rows = {row["name"]: row["artifacts"] for row in json.loads(Path(runs.whole["numbers"]).read_text())["rows"]}
+    assert rows["paper"]["models"] == rows["gem3d-ic-ma"]["models"] == rows["no-inpainting"]["models"]
+    assert rows["paper"]["models"] != rows["ours"]["models"]
+    assert len({row["volumes"] for row in rows.values()}) == len(ROWS)
+    cached = {stage["name"]: stage["cached"] for stage in runs.whole["stages"]}
+    first = [name for name in cached if name.endswith(("(make-a-volume)", "(paper)"))]
+    assert len(first) > 8
+    assert all(cached[name] for name in first), "the first run made them"
+    assert not cached["resample (ours)"]
+
+
+def test_the_papers_orderings_are_judged(runs: Runs) -> None:
+    claims = json.loads(Path(runs.whole["numbers"]).read_text())["claims"]
+    assert {"Table 1", "Table 2", "Figure 5", "ours"} <= {claim["source"] for claim in claims}
+    assert all(claim["verdict"] in {"as expected", "the other way round", "no clear difference"} for claim in claims)
+    table_1 = [c for c in claims if c["source"] == "Table 1" and c["measure"] == "FID coronal"]
+    assert (table_1[0]["better"], table_1[0]["paper"]) == ("GEM-3D + IC", "6.14, 11.76")
+
+
+def test_systems_are_pictured_side_by_side(runs: Runs) -> None:
+    pictures = sorted(path.name for path in (Path(runs.whole["tables"]).parent / "pictures").iterdir())
+    assert [name.partition("-")[0] for name in pictures] == ["ablations", "systems"]
+    page = Path(runs.whole["tables"]).read_text()
+    assert all(f"(pictures/{name})" in page for name in pictures)
+
+
+def test_another_system_is_an_arm_of_the_evaluation(runs: Runs) -> None:
+    arms = {name.removeprefix("dice trained on ") for name in runs.enhanced["metrics"] if name.startswith("dice")}
+    assert arms == {"true", "make-a-volume", "1x"}
+    datasets = {d["ref"].partition("@")[0]: Path(d["path"]).name for d in runs.enhanced["datasets"]}
+    assert datasets == {
+        "dataset/Phantoms-1x": "Dataset500_Phantoms1x",
+        "dataset/Phantoms-make-a-volume-1x": "Dataset501_Phantoms-make-a-volume1x",
+    }
+    stages = [stage["name"] for stage in runs.enhanced["stages"]]
+    assert stages.index("publish") < stages.index("train-slices (make-a-volume)") < stages.index("evaluate")
+    report = (Path(runs.enhanced["report"]) / "report.md").read_text()
+    assert "## Mask agreement" in report
+    assert "| make-a-volume | mean of labels |" in report
+    assert runs.enhanced["metrics"]["mask agreement"] is not None
+
+
+def test_the_dry_run_knows_the_baseline(runs: Runs) -> None:
+    settings = {**QUICK, "evaluate.baseline": "make-a-volume", "masks.use": "true"}
+    words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    asked = ["enhance", str(runs.dataset), "--profile", "smoke", *words, "--catalog", runs.catalog.address]
+    told = _gem3d(runs, *asked, "--dry-run", "--json")
+    stages = {stage["name"]: stage["cached"] for stage in json.loads(told.stdout)["stages"]}
+    assert all(stages.values()), stages
+    assert "tune-volume (make-a-volume)" in stages
+
+
+def test_usage_errors_name_the_nearest(runs: Runs, tmp_path: Path) -> None:
+    asked = ["tables", str(runs.dataset), "--profile", "smoke", "--catalog", str(tmp_path / "c")]
+    assert "did you mean 'paper'" in _gem3d(runs, *asked, "--rows", "papers", code=2).stderr
+    assert "no system 'make-volume'" in _gem3d(
+        runs, "enhance", *asked[1:], "--set", "evaluate.baseline=make-volume", "--dry-run", code=2
+    ).stderr  # fmt: skip
+    assert not (tmp_path / "c").exists()
+
+
+def test_new_volumes_come_from_the_datasets_own_model(runs: Runs) -> None:
+    from tasks.inputs import newest_volume_model
+
+    newest = newest_volume_model(runs.catalog)
+    assert runs.catalog.get(newest).name == "Phantoms-volume"
+    told = _gem3d(runs, "resample", "model/Phantoms-tables-volume", "--catalog", runs.catalog.address, "--json")
+    assert [d["ref"].partition("@")[0] for d in json.loads(told.stdout)["datasets"]] == ["dataset/Phantoms-tables-1x"]
+
+
+def _gem3d(runs: Runs, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "flows.cli", *arguments]
+    done = subprocess.run(command, env=runs.environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == code, done.stderr[-4000:]
+    return done
