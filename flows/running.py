@@ -14,8 +14,8 @@ FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 S = TypeVar("S", bound="Summary")
 
 
-def run_flow(prepare: Callable[[], Callable[[], S]], tell: Callable[[S], str], *, as_json: bool) -> None:
-    """Run a flow in this process, on a server of its own where none is named, and print what it made.
+def run_flow(prepare: Callable[[], Callable[[], S]], tell: Callable[[S], str], *, as_json: bool) -> S:
+    """Run a flow in this process, on a server of its own where none is named; print and return what it made.
 
     prepare: imports the flow and returns what starts it; its imports take about as long as the server.
     """
@@ -31,6 +31,7 @@ def run_flow(prepare: Callable[[], Callable[[], S]], tell: Callable[[S], str], *
         print_json(summary.model_dump())
     else:
         sys.stdout.write(f"{tell(summary)}\n")
+    return summary
 
 
 def fail(message: str, code: int) -> NoReturn:

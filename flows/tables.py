@@ -13,6 +13,8 @@ from flows.ledger import Ledger, Summary
 from flows.parameters import Settings, dataset_folder, dataset_name, open_run
 from flows.stages import encode_flow, ingest_flow, preprocess_flow
 from flows.system import draw_volumes, train_models
+from gem3d_core.errors import BadInput, Gem3dError
+from gem3d_core.stopping import Interrupted
 from tasks.agreement import agreement
 from tasks.downstream import arms_of, downstream
 from tasks.fidelity import fidelity
@@ -36,6 +38,8 @@ class TablesSummary(Summary):
     """Markdown, with pictures beside it."""
     numbers: str
     """JSON."""
+    failed: dict[str, str]
+    """Rows that could not be made, and why."""
 
 
 @flow(name="reproduce-tables")
@@ -44,9 +48,9 @@ def reproduce_tables(params: TablesParameters = TablesParameters()) -> TablesSum
     folder, rows = dataset_folder(params), table_rows(params.rows)
     name, run_id = params.name or dataset_name(folder), params.run_id or flow_run.id or uuid4().hex
     settings = params.model_copy(update={"dataset": folder, "name": name, "run_id": run_id})
-    of_rows = {row.name: _settings_of(settings, row) for row in rows}
-    for row in of_rows.values():
-        open_run(row)  # refuses what does not fit before anything is trained
+    of_rows = {row.name: settings_of(settings, row) for row in rows}
+    for own in of_rows.values():
+        open_run(own)  # refuses what does not fit before anything is trained
 
     ledger = Ledger(open_run(settings))
     source = ledger.enter("ingest", ingest_flow(settings, settings.skip_bad)).ref
@@ -58,20 +62,30 @@ def reproduce_tables(params: TablesParameters = TablesParameters()) -> TablesSum
     judges = arms_of(ledger.run, prepared, [])
     judge = ledger.enter("evaluate", downstream(ledger.run, shared, "true", None)).ref if judges else None
 
-    made = {row: _row(of_rows[row], data[row], features, judge, ledger) for row in of_rows}
+    made: dict[str, RowRefs] = {}
+    failed: dict[str, str] = {}
+    for row, own in of_rows.items():
+        try:
+            made[row] = _row(row, own, data[row], features, judge, ledger)
+        except (BadInput, Interrupted):
+            raise
+        except Gem3dError as error:  # of this row: the others are made all the same
+            failed[row] = str(error)
+    if not made:
+        raise Gem3dError(f"no row could be made: {failed}")
     overrides = {key: str(value) for key, value in params.overrides.items()}
-    ledger.enter("tables", tables(ledger.run, source, prepared, list(rows), made, overrides))
-    summary = _summary(ledger)
+    ledger.enter("tables", tables(ledger.run, source, prepared, list(rows), made, failed, overrides))
+    summary = _summary(ledger, failed)
     show_tables(Path(summary.tables))
     return summary
 
 
-def _settings_of(settings: TablesParameters, row: TableRow) -> TablesParameters:
+def settings_of(settings: TablesParameters, row: TableRow) -> TablesParameters:
     """A row's own: rows share a name in the catalog, so that what two of them have in common is made once."""
     profile = open_run(settings).config.profile
     overrides = row_overrides(row, profile, settings.overrides)
-    update = {"overrides": overrides, "name": f"{settings.name}-tables", "run_id": f"{settings.run_id}-{row.name}"}
-    return settings.model_copy(update={**update, "profile": profile})
+    named = {"name": f"{settings.name}-tables", "run_id": f"{settings.run_id}-{row.name}"}
+    return settings.model_copy(update={"overrides": overrides, "profile": profile, "factor": None, **named})
 
 
 def _encode(row: TablesParameters, settings: TablesParameters, ledger: Ledger, prepared: str) -> str:
@@ -79,7 +93,9 @@ def _encode(row: TablesParameters, settings: TablesParameters, ledger: Ledger, p
     return ledger.enter("encode", encode_flow(row.model_copy(update={"name": settings.name}), prepared)).ref
 
 
-def _row(settings: TablesParameters, data: DatasetRefs, features: str, judge: str | None, ledger: Ledger) -> RowRefs:
+def _row(
+    name: str, settings: TablesParameters, data: DatasetRefs, features: str, judge: str | None, ledger: Ledger
+) -> RowRefs:
     """Stages 4 to 9 and the scores of one row."""
     run = open_run(settings)
     own = Ledger(run)
@@ -88,13 +104,12 @@ def _row(settings: TablesParameters, data: DatasetRefs, features: str, judge: st
     (volumes,) = draw_volumes(settings, own, data, models)
     scores = own.enter("evaluate", fidelity(run, data, features, models.drawing, [volumes])).ref
     judged = own.enter("evaluate", agreement(run, data, judge, volumes)).ref if judge else None
-    row = run.run_id.removeprefix(f"{ledger.run.run_id}-")
-    ledger.results += [result.model_copy(update={"stage": f"{result.stage} ({row})"}) for result in own.results]
+    ledger.results += [result.model_copy(update={"stage": f"{result.stage} ({name})"}) for result in own.results]
     return RowRefs(models=models.all, drawing=models.drawing, volumes=volumes, fidelity=scores, agreement=judged)
 
 
-def _summary(ledger: Ledger) -> TablesSummary:
+def _summary(ledger: Ledger, failed: dict[str, str]) -> TablesSummary:
     catalog = Catalog.open(ledger.run.catalog)
     page = catalog.view(catalog.get(ledger.results[-1].ref))
     told = ledger.summary().model_dump() | {"metrics": {}, "report": None}
-    return TablesSummary(**told, tables=str(page / MARKDOWN), numbers=str(page / NUMBERS))
+    return TablesSummary(**told, tables=str(page / MARKDOWN), numbers=str(page / NUMBERS), failed=failed)

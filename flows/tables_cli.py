@@ -36,10 +36,11 @@ def tables(
 ) -> None:
     """Train every system of the paper and each of our changes within one budget, draw, score, and write its tables.
 
-    Hours to days. Given again it goes on with the rows, or the parts of a row, that are not finished.
+    Hours to days. Given again it goes on with the rows, or the parts of a row, that are not finished. A row that cannot
+    be made is listed, and the command ends with 1.
     """
     from configs import parse_overrides
-    from flows.running import run_flow
+    from flows.running import FAILED, run_flow
 
     given = parse_overrides(overrides or [])
     given |= {"runtime.weights": str(weights.absolute())} if weights else {}
@@ -62,10 +63,12 @@ def tables(
         )
         return partial(reproduce_tables, parameters)
 
-    run_flow(prepare, _tell, as_json=as_json)
+    if run_flow(prepare, _tell, as_json=as_json).failed:
+        raise typer.Exit(FAILED)
 
 
 def _tell(summary: "TablesSummary") -> str:
     """The tables themselves, and where they lie."""
     lines = [Path(summary.tables).read_text(), f"catalog   {summary.catalog}", f"tables    {summary.tables}"]
-    return "\n".join([*lines, f"numbers   {summary.numbers}"])
+    failed = [f"not made  {row}: {reason}" for row, reason in summary.failed.items()]
+    return "\n".join([*lines, f"numbers   {summary.numbers}", *failed])

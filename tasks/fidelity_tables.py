@@ -1,9 +1,11 @@
 """The fidelity part of a report: tables from what stage 11 measured."""
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from configs import Config
 from data_catalog import Artifact, Catalog
@@ -14,6 +16,9 @@ from gem3d_core.report_tables import continuity_table, fid_table, neighbours_tab
 from tasks.fidelity_scores import BORDER, PAIRED, SYNTHETIC, Value
 from tasks.fidelity_volumes import HELD_OUT
 from tasks.inputs import Prepared, read_rows
+
+Replicates = Mapping[tuple[str, str], tuple[int, NDArray[np.float64]]]
+"""FID of resampled volumes by set and plane, with the number of volumes."""
 
 
 def fidelity_tables(catalog: Catalog, config: Config, prepared: Prepared, measured: Artifact | None) -> list[Table]:
@@ -26,7 +31,7 @@ def fidelity_tables(catalog: Catalog, config: Config, prepared: Prepared, measur
     near = {
         of: [cast("float", row["distance"]) for row in distances if row["of"] == of] for of in (SYNTHETIC, HELD_OUT)
     }
-    no_test, fids = Missing("there is no test split"), read_fids(catalog, measured)
+    no_test, fids = Missing("there is no test split"), fids_of(values, read_replicates(catalog, measured))
     return [
         fid_table(fids or {SYNTHETIC: missing["FID"]}, extractor=config.evaluate.features),
         *_neighbours(values, config.evaluate.features),
@@ -47,20 +52,24 @@ def read_values(catalog: Catalog, measured: Artifact) -> list[Value]:
     return [Value(**row) for row in rows]  # type: ignore[arg-type]  # Parquet's own types
 
 
-def read_replicates(catalog: Catalog, measured: Artifact) -> dict[tuple[str, str], tuple[int, np.ndarray]]:
-    """FID of resampled volumes by set and plane, with the number of volumes."""
+def replicates_of(rows: Iterable[Mapping[str, object]]) -> Replicates:
+    """Rows of replicates, put together."""
     found: dict[tuple[str, str], tuple[int, list[float]]] = {}
-    for row in read_rows(catalog.path(measured, "replicates.parquet")):
+    for row in rows:
         _, values = found.setdefault((str(row["of"]), str(row["plane"])), (cast("int", row["volumes"]), []))
         values.append(cast("float", row["value"]))
     return {key: (volumes, np.array(values)) for key, (volumes, values) in found.items()}
 
 
-def read_fids(catalog: Catalog, measured: Artifact) -> dict[str, dict[Plane, Fid]]:
+def read_replicates(catalog: Catalog, measured: Artifact) -> Replicates:
+    """FID of resampled volumes."""
+    return replicates_of(read_rows(catalog.path(measured, "replicates.parquet")))
+
+
+def fids_of(values: list[Value], replicates: Replicates) -> dict[str, dict[Plane, Fid]]:
     """FID by set and plane, with its interval where volumes were resampled."""
-    replicates = read_replicates(catalog, measured)
     fids: dict[str, dict[Plane, Fid]] = {}
-    for value in read_values(catalog, measured):
+    for value in values:
         if value.metric.startswith("FID ") and value.value is not None:
             plane = cast("Plane", value.metric.removeprefix("FID "))
             volumes, again = replicates.get((value.of, plane), (0, np.array([])))

@@ -2,8 +2,9 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
@@ -29,8 +30,8 @@ from gem3d_core.system_tables import (
     whole_table,
 )
 from tasks.downstream import MEAN
-from tasks.fidelity_scores import BORDER, EDITED, PAIRED, SYNTHETIC
-from tasks.fidelity_tables import read_fids, read_replicates, read_values
+from tasks.fidelity_scores import BORDER, EDITED, PAIRED, SYNTHETIC, Value
+from tasks.fidelity_tables import Replicates, fids_of, read_replicates, read_values
 from tasks.inputs import Prepared, Source, open_prepared, open_source, read_rows, seconds_of
 from tasks.policy import stage_task
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
@@ -68,13 +69,23 @@ class RowRefs(BaseModel):
 
 @stage_task("tables")
 def tables(
-    run: Run, source: str, prepared: str, rows: list[TableRow], made: dict[str, RowRefs], overrides: dict[str, str]
+    run: Run,
+    source: str,
+    prepared: str,
+    rows: list[TableRow],
+    made: dict[str, RowRefs],
+    failed: dict[str, str],
+    overrides: dict[str, str],
 ) -> StageResult:
-    """`report` NAME-tables of the rows that were made, by name. overrides: what was set by hand, for the record."""
+    """`report` NAME-tables of the rows that were made, by name.
+
+    failed: why others were not. overrides: what was set by hand, for the record.
+    """
     refs = [ref for name in made for ref in _all(made[name])]
     settings = {
         "rows": [row.model_dump() for row in rows if row.name in made],
         "features": run.config.evaluate.features,
+        "failed": failed,
         "overrides": overrides,
         "profile": run.config.profile,
     }
@@ -86,12 +97,15 @@ def tables(
         systems = [_system(work.catalog, row, made[row.name]) for row in rows if row.name in made]
         dataset = PAPERS_DATA[opened.modality]
         found, pictures = claims(systems, dataset), _pictures(work, opened, data, systems, made)
-        told = _tables(systems, found, run.config.evaluate.features, dataset)
-        (work.folder / MARKDOWN).write_text(_page(run, opened, data, told, list(pictures), overrides))
+        told = tables_of(systems, found, run.config.evaluate.features, dataset)
+        (work.folder / MARKDOWN).write_text(
+            _page(_head(run, opened, data, failed, overrides, found), told, list(pictures))
+        )
         document: dict[str, object] = {
             "profile": run.config.profile,
             "dataset": opened.artifact.name,
             "overrides": overrides,
+            "failed": failed,
         }
         document |= {"rows": [_plain(system, made[system.name]) for system in systems]}
         document |= {"claims": [{**asdict(claim), "verdict": claim.verdict} for claim in found]}
@@ -106,14 +120,28 @@ def _all(refs: RowRefs) -> list[str]:
     return [*refs.models, refs.volumes, refs.fidelity, *([refs.agreement] if refs.agreement else [])]
 
 
-def _system(catalog: Catalog, row: TableRow, refs: RowRefs) -> System:
-    """A row's numbers, from its artifacts."""
-    models, volumes = [catalog.get(ref) for ref in refs.models], catalog.get(refs.volumes)
-    measured = catalog.get(refs.fidelity)
-    values = read_values(catalog, measured)
+@dataclass(frozen=True)
+class Cost:
+    """What a system took: parameters of the network that draws; steps of its trainings; seconds."""
+
+    parameters: int
+    steps: str
+    training_seconds: float
+    seconds_per_volume: float
+    volumes: int
+    """That were drawn and accepted."""
+
+
+def scored_system(
+    row: TableRow,
+    values: list[Value],
+    replicates: Replicates,
+    agreement: Mapping[str, float],
+    missing: Mapping[str, str],
+    cost: Cost,
+) -> System:
+    """A row of the tables from what was measured of it; `agreement`: Dice by volume."""
     of = EDITED if any(value.of == EDITED for value in values) else SYNTHETIC
-    replicates, fids = read_replicates(catalog, measured), read_fids(catalog, measured)
-    drawn = cast("int", volumes.meta["volumes"])
 
     def by_case(metric: str, subset: str) -> dict[str, float]:
         return {
@@ -127,22 +155,34 @@ def _system(catalog: Catalog, row: TableRow, refs: RowRefs) -> System:
         title=row.title,
         titles=cast("Mapping[str, str]", row.titles),
         tables=row.tables,
-        fid=fids.get(of, {}),
+        fid=fids_of(values, replicates).get(of, {}),
         replicates={plane: replicates[of, plane][1] for plane in PLANES if (of, plane) in replicates},
         neighbours={v.metric: v.value for v in values if v.of == of and not v.case and v.value is not None},
         ms_ssim=by_case("MS-SSIM", PAIRED),
         lpips=by_case("LPIPS", PAIRED),
         border=by_case(BORDER, of),
         smoothness={plane: by_case(f"(b) {plane} over real", of) for plane in PLANES},
-        agreement=_agreement(catalog, refs.agreement),
+        agreement=agreement,
+        missing=missing,
+        paper={name: Reported(reported.fid, reported.paired) for name, reported in row.paper.items()},
+        **asdict(cost),
+    )
+
+
+def _system(catalog: Catalog, row: TableRow, refs: RowRefs) -> System:
+    """A row's numbers, from its artifacts."""
+    models, volumes = [catalog.get(ref) for ref in refs.models], catalog.get(refs.volumes)
+    measured, drawn = catalog.get(refs.fidelity), cast("int", volumes.meta["volumes"])
+    cost = Cost(
         parameters=cast("int", catalog.get(refs.drawing).meta["parameters"]),
         steps=" + ".join(str(model.meta["steps"]) for model in models),
         training_seconds=sum(seconds_of(catalog, model) for model in models),
         seconds_per_volume=seconds_of(catalog, volumes) / drawn,
         volumes=drawn - cast("int", volumes.meta["rejected"]),
-        missing=cast("dict[str, str]", measured.meta["missing"]) | _without_judge(refs),
-        paper={name: Reported(reported.fid, reported.paired) for name, reported in row.paper.items()},
     )
+    missing = cast("dict[str, str]", measured.meta["missing"]) | _without_judge(refs)
+    replicates, agreement = read_replicates(catalog, measured), _agreement(catalog, refs.agreement)
+    return scored_system(row, read_values(catalog, measured), replicates, agreement, missing, cost)
 
 
 def _without_judge(refs: RowRefs) -> dict[str, str]:
@@ -157,7 +197,7 @@ def _agreement(catalog: Catalog, ref: str | None) -> dict[str, float]:
     return {str(row["volume"]): cast("float", row["dice"]) for row in rows if row["label"] == MEAN}
 
 
-def _tables(systems: list[System], found: list[Claim], extractor: str, dataset: str) -> list[Table]:
+def tables_of(systems: list[System], found: list[Claim], extractor: str, dataset: str) -> list[Table]:
     """In the paper's order; a table none of whose rows was made is left out."""
     told = [
         ("1", fid_table(systems, extractor)),
@@ -173,12 +213,25 @@ def _tables(systems: list[System], found: list[Claim], extractor: str, dataset: 
     return [*kept, unbiased_table(systems), budget_table(systems), *([claims_table(found, dataset)] if found else [])]
 
 
-def _page(
-    run: Run, source: Source, prepared: Prepared, told: list[Table], pictures: list[str], overrides: Mapping[str, str]
+def _head(
+    run: Run,
+    source: Source,
+    prepared: Prepared,
+    failed: Mapping[str, str],
+    overrides: Mapping[str, str],
+    found: list[Claim],
 ) -> str:
+    """Of what the tables are, what is not in them, and how many claims hold."""
     split = f"{len(prepared.train)} training and {len(prepared.test)} test cases"
     by_hand = f" Set by hand for all rows: {', '.join(f'{k}={v}' for k, v in overrides.items())}." if overrides else ""
-    head = f"# Tables of the paper on {source.artifact.name}\n\nProfile {run.config.profile}, {split}.{by_hand}"
+    lines = [f"# Tables of the paper on {source.artifact.name}", f"Profile {run.config.profile}, {split}.{by_hand}"]
+    counts = Counter(claim.verdict for claim in found)
+    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
+    lines += [f"Of {len(found)} claims (the last table): {told}."] if found else []
+    return "\n\n".join([*lines, *(f"Not made: {row}: {reason}" for row, reason in failed.items())])
+
+
+def _page(head: str, told: list[Table], pictures: list[str]) -> str:
     shown = [f"![{_caption(name)}]({name})\n\n*{_caption(name)}*" for name in pictures]
     return "\n\n".join([head, *map(markdown, told), *(["## Pictures", *shown] if shown else [])]) + "\n"
 
@@ -194,12 +247,14 @@ def _pictures(
     names = {ids: name for name, ids in source.labels.items() if isinstance(ids, int) and ids}
     pictures = {}
     for kind, (table, _) in PICTURED.items():
-        shown = {system: work.catalog.get(made[system.name].fidelity) for system in in_table(systems, table)}
-        for case in _cases_of_all(list(shown.values())):
+        shown = [(system, work.catalog.get(made[system.name].fidelity)) for system in in_table(systems, table)]
+        if len(shown) < 2:  # nothing to set side by side
+            continue
+        for case in _cases_of_all([measured for _, measured in shown]):
             x, y, z = prepared.cases[case].geometry.grid_spacing
             mask = prepared.mask(case)
             rows = [PictureRow(f"real {case}", prepared.image(case), mask, (z, y, x))]
-            for system, measured in shown.items():
+            for system, measured in shown:
                 image = load_file(work.catalog.path(measured, f"paired/{case}.safetensors"))["image"]
                 rows.append(PictureRow(system.titled(table), image.float().numpy(), mask, (z, y, x)))
             path = comparison(rows, work.folder / f"{kind}-{case}.png", names)

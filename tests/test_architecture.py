@@ -48,6 +48,7 @@ BARE_MACHINE = (
     "models",
     "networks",
     "out_of_memory",
+    "pieces",
     "processes",
     "ranks",
     "sampling",

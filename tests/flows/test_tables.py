@@ -34,7 +34,7 @@ with own_server() as wait:
     wait()
     shared = dict(dataset=dataset, catalog=catalog, profile="smoke")
     some = TablesParameters(**shared, rows=rows[:2], overrides=quick)
-    whole = some.model_copy(update={"rows": rows})
+    whole = some.model_copy(update={"rows": [*rows, "pix2pix-3d"]})  # which learns nothing in three steps
     baseline = {"evaluate.baseline": "make-a-volume", "masks.use": "true"}
     enhance = EnhanceParameters(**shared, overrides=quick | baseline)
     for run, parameters in ((reproduce_tables, some), (reproduce_tables, whole), (enhance_dataset, enhance)):
@@ -130,9 +130,16 @@ def test_the_papers_orderings_are_judged(runs: Runs) -> None:
     assert (table_1[0]["better"], table_1[0]["paper"]) == ("GEM-3D + IC", "6.14, 11.76")
 
 
+def test_a_row_that_cannot_be_made_is_listed_and_costs_no_other(runs: Runs) -> None:
+    assert runs.some["failed"] == {}
+    assert list(runs.whole["failed"]) == ["pix2pix-3d"]
+    assert "train longer" in runs.whole["failed"]["pix2pix-3d"]
+    assert "Not made: pix2pix-3d: none of" in Path(runs.whole["tables"]).read_text()
+
+
 def test_systems_are_pictured_side_by_side(runs: Runs) -> None:
     pictures = sorted(path.name for path in (Path(runs.whole["tables"]).parent / "pictures").iterdir())
-    assert [name.partition("-")[0] for name in pictures] == ["ablations", "systems"]
+    assert {name.partition("-")[0] for name in pictures} == {"ablations", "systems"}
     page = Path(runs.whole["tables"]).read_text()
     assert all(f"(pictures/{name})" in page for name in pictures)
 

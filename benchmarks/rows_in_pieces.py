@@ -1,0 +1,258 @@
+"""Rows of the tables that another machine trains and draws, in pieces: docs/results/PROFILE/tables.{md,json}.
+
+Example: here, there as often as it says that something is left, and here again:
+    python benchmarks/rows_in_pieces.py pack ../data/Task04_Hippocampus --profile hippocampus-gpu --to build/rows
+    for row in build/rows/*/; do python -m gem3d_core.pieces "$row" --seconds 540 || break; done
+    python benchmarks/rows_in_pieces.py score ../data/Task04_Hippocampus --profile hippocampus-gpu --to build/rows
+
+The other machine needs gem3d_core with torch, einops, diffusers, safetensors and psutil, and no network connection. Of
+each row only drawn/, seconds.json and system.json have to come back.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from provenance import RESULTS, provenance
+from safetensors.torch import load_file
+
+from configs import Config, TableRow, parse_overrides, table_rows
+from data_catalog import Catalog
+from flows.environment import prepare_environment, quieten
+
+if TYPE_CHECKING:
+    from flows.tables import TablesParameters
+    from gem3d_core.pieces import RecipeFacts, TrainingStage
+    from gem3d_core.system_tables import System
+    from tasks.inputs import DatasetRefs, Prepared
+    from tasks.stage import Run
+    from tasks.synthetic import Synthetic
+
+PAIRED_PREFIX = "paired-"
+
+
+def main() -> None:
+    """Pack rows, or score what came back."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=["pack", "score"])
+    parser.add_argument("dataset")
+    parser.add_argument("--profile", default="hippocampus-gpu")
+    parser.add_argument("--rows", default="make-a-volume,paper,ours")
+    parser.add_argument("--catalog", default="catalog")
+    parser.add_argument("--to", type=Path, default=Path("build/rows"))
+    parser.add_argument("--set", action="append", default=[], help="as for gem3d: tables.train_slices=5000")
+    given = parser.parse_args()
+
+    prepare_environment()
+    quieten()
+    from flows.server import own_server
+
+    with own_server() as wait:
+        from flows.tables import TablesParameters
+
+        wait()
+        overrides = {"runtime.device": "cpu", **parse_overrides(given.set)}
+        settings = TablesParameters(
+            dataset=given.dataset, profile=given.profile, catalog=given.catalog, overrides=overrides
+        )
+        rows = [_Row(row, given.to / row.name, *_prepared(settings, row)) for row in table_rows(given.rows.split(","))]
+        if given.action == "pack":
+            for row in rows:
+                _pack(row)
+        else:
+            _keep([_score(row) for row in rows], rows, provenance([]) | {"command": " ".join(sys.argv)})
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row, the folder that travels, and what its stages up to the informed slices made here."""
+
+    row: TableRow
+    folder: Path
+    run: "Run"
+    data: "DatasetRefs"
+    informed: str
+
+    @property
+    def config(self) -> Config:
+        return self.run.config
+
+
+def _prepared(settings: "TablesParameters", row: TableRow) -> tuple["Run", "DatasetRefs", str]:
+    """The stages that need no GPU; the catalog keeps them."""
+    from flows.parameters import dataset_name, open_run
+    from flows.stages import encode_flow, informed_flow, ingest_flow, preprocess_flow
+    from flows.tables import settings_of
+    from tasks.inputs import DatasetRefs
+
+    named = settings.model_copy(update={"name": dataset_name(str(settings.dataset))})
+    own = settings_of(named, row)
+    source = ingest_flow(named, False).ref
+    prepared = preprocess_flow(named, source).ref
+    latents = encode_flow(own.model_copy(update={"name": named.name}), prepared).ref
+    data = DatasetRefs(source=source, prepared=prepared, latents=latents)
+    return open_run(own), data, informed_flow(own, data)[0].ref
+
+
+def _pack(row: _Row) -> None:
+    """Latents, codec, trainings and recipes."""
+    from gem3d_core.pieces import System
+    from tasks.inputs import open_prepared
+    from tasks.latents import codec_folder, open_codec
+
+    catalog, folder, config = Catalog.open(row.run.catalog), row.folder, row.config
+    latents, prepared = catalog.get(row.data.latents), open_prepared(catalog, row.data.prepared)
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "latents").mkdir(parents=True)
+    for case in prepared.train:
+        name = f"latents/{case}.safetensors"
+        shutil.copyfile(catalog.path(latents, name), folder / name)
+    shutil.copytree(codec_folder(catalog, row.data.latents), folder / "codec")
+    system = System(
+        trainings=tuple(_trainings(config, latents.meta)),
+        diffusion=config.diffusion,
+        sample=config.resample,
+        labels=tuple(latents.meta["label_ids"]),
+        emphasis=tuple(open_codec(catalog, row.data.latents).emphasis.tolist()),
+        seed=config.seed,
+        recipes=tuple(_recipes(row, catalog, prepared)),
+    )
+    system.write(folder)
+    sys.stderr.write(f"{folder}: {len(system.recipes)} volumes to draw\n")
+
+
+def _trainings(config: Config, latents: dict[str, int]) -> Iterator["TrainingStage"]:
+    """Both stages; a 3D network on whole volumes has no window to draw."""
+    from gem3d_core.pieces import TrainingStage
+    from gem3d_core.settings import NetworkFacts
+
+    if config.generator != "volume":
+        sys.exit(f"rows with generator={config.generator} are not made in pieces: choose others")
+    facts = NetworkFacts("slice", config.unet, latents["channels"], latents["mask_channels"], config.condition)
+    sliced = replace(facts, condition=replace(config.condition, known=False))  # which is stage 2's alone
+    yield TrainingStage("train-slices", sliced, config.train_slices)
+    yield TrainingStage("tune-volume", replace(facts, kind="volume"), config.tune_volume)
+
+
+def _recipes(row: _Row, catalog: Catalog, prepared: "Prepared") -> Iterator["RecipeFacts"]:
+    """A volume for each training mask that is drawn for, and for each test mask with its own slice."""
+    import torch
+
+    from gem3d_core.pieces import save_recipe
+    from gem3d_core.resampling import Recipe
+    from gem3d_core.seeds import derive_seed
+    from tasks.inputs import read_rows, read_slices
+    from tasks.latents import stored_condition
+    from tasks.synthetic import paired_recipe
+
+    latents, informed = catalog.get(row.data.latents), catalog.get(row.informed)
+    draws = read_rows(catalog.path(informed, "draws.parquet"))
+    slices = read_slices(catalog.path(informed, "informed.nii.gz"))
+    for draw, informed_slice in zip(draws, slices, strict=True):
+        case = str(draw["case"])
+        recipe = Recipe(
+            name=case,
+            mask=torch.from_numpy(prepared.mask(case)),
+            outline=torch.from_numpy(prepared.outline(case)),
+            informed=torch.from_numpy(informed_slice),
+            p=float(draw["p"]),
+            seed=derive_seed(row.run.seed, "volume", 0, case, "true"),
+            condition=stored_condition(catalog, latents, case),
+        )
+        yield save_recipe(row.folder, recipe)
+    for case in prepared.test[: row.config.evaluate.paired_cases]:
+        recipe = paired_recipe(prepared, case, prepared.image(case), row.run.seed)
+        condition = stored_condition(catalog, latents, case)
+        yield save_recipe(row.folder, replace(recipe, name=f"{PAIRED_PREFIX}{case}", condition=condition))
+
+
+def _score(row: _Row) -> "System":
+    """FID and its kin of the volumes for training masks, paired scores of those for test masks."""
+    from gem3d_core.costs import network_cost
+    from gem3d_core.metrics.features import load_lpips
+    from gem3d_core.pieces import SECONDS, System
+    from tasks.fidelity_scores import (
+        SYNTHETIC,
+        continuity_scores,
+        fid_replicates,
+        fid_scores,
+        neighbour_scores,
+        paired_scores,
+    )
+    from tasks.fidelity_tables import replicates_of
+    from tasks.fidelity_volumes import TRAINING, Reading, read_drawn, read_test, read_training
+    from tasks.inputs import open_prepared
+    from tasks.progress import Nothing
+    from tasks.real_features import real_features, training_features
+    from tasks.synthetic import Paired, Real
+    from tasks.tables import Cost, scored_system
+    from tasks.weights import open_features, weights_folder
+
+    catalog, config, system = Catalog.open(row.run.catalog), row.config, System.read(row.folder)
+    prepared = open_prepared(catalog, row.data.prepared)
+    moments, samples = training_features(catalog, catalog.get(real_features(row.run, row.data).ref))
+    reading = Reading(open_features(config, "cpu")[0], {TRAINING: moments}, {TRAINING: samples})
+    train, _ = read_training(prepared, [], Nothing(), config.runtime.threads)
+    new = [recipe.name for recipe in system.recipes if not recipe.name.startswith(PAIRED_PREFIX)]
+    drawn = read_drawn(reading, [_synthetic(row, prepared, new)], train, dict.fromkeys(new, SYNTHETIC), [])
+    cases = prepared.test[: config.evaluate.paired_cases]
+    real = (Real(prepared.image(case), prepared.mask(case)) for case in cases)
+    pairs = map(Paired, _synthetic(row, prepared, cases, PAIRED_PREFIX), real)
+    test = read_test(prepared, pairs, load_lpips(weights_folder(config), "cpu", download=False), [])
+
+    seconds = json.loads((row.folder / SECONDS).read_text())
+    last = system.trainings[-1].facts
+    *_, h, w = load_file(row.folder / "recipes" / f"{new[0]}.safetensors")["condition"].shape
+    cost = Cost(
+        parameters=network_cost(last, last.window, (h, w)).parameters,
+        steps=" + ".join(str(training.spec.steps) for training in system.trainings),
+        training_seconds=sum(seconds[training.name] for training in system.trainings),
+        seconds_per_volume=seconds["drawn"] / len(system.recipes),
+        volumes=len(new),
+    )
+    values = [*fid_scores(reading, [SYNTHETIC]), *neighbour_scores(reading, [SYNTHETIC])]
+    values += [*paired_scores(cases, test), *continuity_scores(cases, drawn, test)]
+    replicates = replicates_of(fid_replicates(reading, [SYNTHETIC], config.evaluate.fid_resamples).to_dict("records"))
+    return scored_system(row.row, values, replicates, {}, {"mask agreement": "not measured in pieces"}, cost)
+
+
+def _synthetic(row: _Row, prepared: "Prepared", cases: Iterable[str], prefix: str = "") -> Iterator["Synthetic"]:
+    """What came back."""
+    from gem3d_core.pieces import load_drawn
+    from tasks.synthetic import Synthetic
+
+    for case in cases:
+        drawn = load_drawn(row.folder, f"{prefix}{case}")
+        yield Synthetic(case, case, "true", drawn.slices.numpy(), prepared.outline(case), drawn.borders)
+
+
+def _keep(systems: list["System"], rows: list[_Row], facts: dict[str, str]) -> None:
+    """tables.md and tables.json, with the devices that trained and drew."""
+    from gem3d_core.bench.markdown import markdown
+    from gem3d_core.orderings import claims
+    from gem3d_core.pieces import SECONDS
+    from tasks.inputs import open_source
+    from tasks.tables import PAPERS_DATA, tables_of
+
+    config = rows[0].config
+    dataset = PAPERS_DATA[open_source(Catalog.open(rows[0].run.catalog), rows[0].data.source).modality]
+    devices = sorted({json.loads((row.folder / SECONDS).read_text())["device"] for row in rows})
+    found, folder = claims(systems, dataset), RESULTS / config.profile
+    folder.mkdir(parents=True, exist_ok=True)
+    told = [markdown(table) for table in tables_of(systems, found, config.evaluate.features, dataset)]
+    where = f"Trained and drawn on {', '.join(devices)}, in pieces; scored by `{facts['command']}`, commit"
+    where += f" {facts['commit']}, {facts['machine']}, {facts['date']}."
+    (folder / "tables.md").write_text("\n\n".join([f"# Tables of the paper, {config.profile}", *told, where]) + "\n")
+    numbers = facts | {"devices": devices, "rows": [asdict(system) for system in systems]}
+    numbers |= {"claims": [{**asdict(claim), "verdict": claim.verdict} for claim in found]}
+    (folder / "tables.json").write_text(json.dumps(numbers, indent=1, default=list) + "\n")
+    sys.stdout.write(f"{folder / 'tables.md'}\n")
+
+
+if __name__ == "__main__":
+    main()

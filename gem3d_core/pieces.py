@@ -1,0 +1,238 @@
+"""A system packed into a folder, trained and drawn from in pieces on a machine that has nothing but these modules.
+
+    FOLDER/latents/CASE.safetensors   of the training cases
+    FOLDER/codec/                     of those latents
+    FOLDER/recipes/NAME.safetensors   mask, outline, informed slice and condition of each volume to draw
+    FOLDER/system.json                what is trained and drawn, see `System`
+    FOLDER/STAGE/                     checkpoints, and the model when it is trained
+    FOLDER/drawn/NAME.safetensors     volumes
+
+Example:
+    python -m gem3d_core.pieces FOLDER --seconds 540
+"""
+
+import argparse
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from gem3d_core.checkpoints import facts_from, save_network
+from gem3d_core.codec import KL, load_codec
+from gem3d_core.errors import BadInput
+from gem3d_core.files import atomic
+from gem3d_core.launch import Job, train_job
+from gem3d_core.memory import budget_on, plan_drawing
+from gem3d_core.models import load_network
+from gem3d_core.networks import SliceNetwork, WindowNetwork
+from gem3d_core.resampling import Drawn, Recipe, VolumeModel, draw_volumes
+from gem3d_core.sampling import windows_at_once
+from gem3d_core.schedule import make_schedule
+from gem3d_core.settings import DiffusionSpec, NetworkFacts, SampleSpec, TrainSpec
+from gem3d_core.stopping import Interrupted
+
+SYSTEM, SECONDS = "system.json", "seconds.json"
+PROGRESS_EVERY = 100
+"""Steps between two lines."""
+
+
+@dataclass(frozen=True)
+class TrainingStage:
+    """One training of a system, after which its folder is named."""
+
+    name: str
+    facts: NetworkFacts
+    spec: TrainSpec
+
+
+@dataclass(frozen=True)
+class RecipeFacts:
+    """What of a recipe is not a tensor."""
+
+    name: str
+    p: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class System:
+    """trainings: in their order, a later one tunes the one before; the last one's network draws."""
+
+    trainings: tuple[TrainingStage, ...]
+    diffusion: DiffusionSpec
+    sample: SampleSpec
+    labels: tuple[int, ...]
+    emphasis: tuple[float, ...]
+    seed: int
+    recipes: tuple[RecipeFacts, ...]
+
+    def write(self, folder: Path) -> None:
+        """Write system.json."""
+        with atomic(folder / SYSTEM) as building:
+            building.write_text(json.dumps(asdict(self), indent=1))
+
+    @classmethod
+    def read(cls, folder: Path) -> "System":
+        """The inverse of `write`. Raises BadInput where nothing was packed."""
+        if not (folder / SYSTEM).exists():
+            raise BadInput(f"{folder} holds no {SYSTEM}: pack a system into it first")
+        values: dict[str, Any] = json.loads((folder / SYSTEM).read_text())
+        return cls(
+            trainings=tuple(
+                TrainingStage(t["name"], facts_from(t["facts"]), TrainSpec(**t["spec"])) for t in values["trainings"]
+            ),
+            diffusion=DiffusionSpec(**values["diffusion"]),
+            sample=SampleSpec(**values["sample"]),
+            labels=tuple(values["labels"]),
+            emphasis=tuple(values["emphasis"]),
+            seed=values["seed"],
+            recipes=tuple(RecipeFacts(**recipe) for recipe in values["recipes"]),
+        )
+
+
+def save_recipe(folder: Path, recipe: Recipe) -> RecipeFacts:
+    """Write a recipe's tensors into a packed folder; returns the rest of it."""
+    tensors = {"mask": recipe.mask, "outline": recipe.outline, "informed": recipe.informed}
+    tensors |= {} if recipe.condition is None else {"condition": recipe.condition}
+    path = folder / "recipes" / f"{recipe.name}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    return RecipeFacts(recipe.name, recipe.p, recipe.seed)
+
+
+def load_drawn(folder: Path, name: str) -> Drawn:
+    """A finished volume."""
+    stored = load_file(folder / "drawn" / f"{name}.safetensors")
+    return Drawn(name, stored["slices"].float(), tuple(stored["borders"].tolist()))
+
+
+def work(folder: Path, device: torch.device, seconds: float) -> bool:
+    """Train and draw for about so many seconds from where the last piece ended; returns whether all is done."""
+    system, until = System.read(folder), time.monotonic() + seconds
+    for number, stage in enumerate(system.trainings):
+        if (folder / stage.name / "weights.safetensors").exists():
+            continue
+        before = system.trainings[number - 1].name if number else None
+        if time.monotonic() >= until or not _train(folder, system, stage, before, device, until):
+            return False
+    return _draw(folder, system, device, until)
+
+
+def _train(
+    folder: Path, system: System, stage: TrainingStage, before: str | None, device: torch.device, until: float
+) -> bool:
+    """Go on with a training; returns whether it came to its end."""
+    job = Job(
+        facts=stage.facts,
+        latents={path.stem: str(path) for path in sorted((folder / "latents").glob("*.safetensors"))},
+        diffusion=system.diffusion,
+        spec=stage.spec,
+        seed=system.seed,
+        folder=str(folder / stage.name / "checkpoints"),
+        emphasis=system.emphasis,
+        codec=str(folder / "codec") if stage.facts.condition.injection == "cross_attention" else None,
+        slice_weights=None if before is None else str(folder / before / "weights.safetensors"),
+    )
+
+    def tell(step: int, loss: float) -> None:
+        if step % PROGRESS_EVERY == 0 or step == stage.spec.steps:
+            sys.stderr.write(f"{stage.name}: step {step} of {stage.spec.steps}, loss {loss:.4f}\n")
+        if time.monotonic() >= until:
+            os.kill(os.getpid(), signal.SIGTERM)  # at which a training writes a checkpoint and ends
+
+    try:
+        with _counted(folder, stage.name, device):
+            weights, _ = train_job(job, device, tell)
+    except Interrupted:
+        return False
+    save_network(folder / stage.name, stage.facts, weights)
+    return True
+
+
+def _draw(folder: Path, system: System, device: torch.device, until: float) -> bool:
+    """Draw what is not drawn yet, as many volumes as there is time for; returns whether none is left."""
+    waiting = [r for r in system.recipes if not (folder / "drawn" / f"{r.name}.safetensors").exists()]
+    if not waiting:
+        return True
+    model, spec = _open(folder, system, device, len(waiting))
+    with _counted(folder, "drawn", device):
+        for drawn in draw_volumes(model, _recipes(folder, waiting, until), spec):
+            path = folder / "drawn" / f"{drawn.name}.safetensors"
+            path.parent.mkdir(exist_ok=True)
+            with atomic(path) as building:
+                save_file({"slices": drawn.slices.half(), "borders": torch.tensor(drawn.borders)}, building)
+    return all((folder / "drawn" / f"{recipe.name}.safetensors").exists() for recipe in system.recipes)
+
+
+def _recipes(folder: Path, waiting: list[RecipeFacts], until: float) -> Iterator[Recipe]:
+    """Recipes, as long as there is time: what was begun is finished."""
+    for facts in waiting:
+        if time.monotonic() >= until:
+            return
+        tensors = load_file(folder / "recipes" / f"{facts.name}.safetensors")
+        yield Recipe(
+            name=facts.name,
+            mask=tensors["mask"],
+            outline=tensors["outline"],
+            informed=tensors["informed"],
+            p=facts.p,
+            seed=facts.seed,
+            condition=tensors.get("condition"),
+        )
+
+
+def _open(folder: Path, system: System, device: torch.device, volumes: int) -> tuple[VolumeModel, SampleSpec]:
+    """The network that draws, and the sampler with as many windows a call as a GPU's memory holds."""
+    trained, codec = folder / system.trainings[-1].name, load_codec(folder / "codec", device)
+    network = load_network(trained / "network.json", trained / "weights.safetensors", device, codec)
+    if not isinstance(network, WindowNetwork | SliceNetwork):
+        raise BadInput(f"{trained} holds a {network.facts.kind} network: expected one that draws windows")
+    spec, budget = system.sample, budget_on(device, None)
+    if budget is not None:
+        Z, H, W = next(_recipes(folder, list(system.recipes[:1]), math.inf)).mask.shape
+        kl = codec.model if isinstance(codec, KL) else None
+        fitting, _ = plan_drawing(network, kl, (H // codec.factor, W // codec.factor), budget)
+        useful = windows_at_once([Z] * volumes, network.facts.condition, spec)
+        spec = replace(spec, batch=max(1, min(fitting, useful)))
+    return VolumeModel(network, codec, make_schedule(system.diffusion), system.labels, device), spec
+
+
+@contextmanager
+def _counted(folder: Path, name: str, device: torch.device) -> Iterator[None]:
+    """Add the seconds of the block, and the device, to seconds.json."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        path = folder / SECONDS
+        counted: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        counted[name] = counted.get(name, 0.0) + time.monotonic() - began
+        counted["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        with atomic(path) as building:
+            building.write_text(json.dumps(counted))
+
+
+def main() -> None:
+    """One piece; ends with 0 when all is done and with 75 (try again) when something is left."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seconds", type=float, default=540.0, help="of this piece, about")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    given = parser.parse_args()
+    done = work(given.folder, torch.device(given.device), given.seconds)
+    sys.stderr.write("all is done\n" if done else "something is left: give the same command again\n")
+    sys.exit(0 if done else os.EX_TEMPFAIL)
+
+
+if __name__ == "__main__":
+    main()

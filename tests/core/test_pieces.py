@@ -1,0 +1,100 @@
+"""A packed system in pieces: the same models and volumes as in one go, on nothing but its folder."""
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gem3d_core import pieces
+from gem3d_core.codec import Haar
+from gem3d_core.errors import BadInput
+from gem3d_core.pieces import System, TrainingStage, load_drawn, save_recipe, work
+from gem3d_core.resampling import Recipe
+from gem3d_core.settings import ConditionSpec, DiffusionSpec, NetworkFacts, SampleSpec, TrainSpec, UNetSpec
+
+UNET = UNetSpec(base_channels=8, multipliers=(1, 2), blocks=1, attention_at=(2,), head_channels=4, norm_groups=4)
+CONDITION = ConditionSpec(window=4)
+CPU = torch.device("cpu")
+Z, SIDE = 7, 16
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two training cases of one label and an outline; three volumes to draw."""
+    packed, rng = tmp_path / "packed", torch.Generator().manual_seed(0)
+    codec = Haar(1, torch.zeros(4), torch.ones(4))
+    (packed / "latents").mkdir(parents=True)
+    for case in ("a", "b"):
+        slices = torch.rand(Z, SIDE, SIDE, generator=rng) * 2 - 1
+        condition = torch.rand(Z, 2, SIDE // 2, SIDE // 2, generator=rng)
+        save_file({"image": codec.encode(slices), "condition": condition}, packed / "latents" / f"{case}.safetensors")
+    codec.save(packed / "codec")
+    recipes = []
+    for number in range(3):
+        mask = (torch.rand(Z, SIDE, SIDE, generator=rng) > 0.5).to(torch.uint8)
+        informed = torch.rand(SIDE, SIDE, generator=rng) * 2 - 1
+        outline = torch.ones(Z, SIDE, SIDE, dtype=torch.bool)
+        recipes.append(save_recipe(packed, Recipe(f"v{number}", mask, outline, informed, 0.3, number)))
+    spec = TrainSpec(steps=6, batch=2, warmup=2, checkpoint_every=2)
+    trainings = tuple(
+        TrainingStage(name, NetworkFacts(kind, UNET, 4, 2, CONDITION), spec)
+        for name, kind in (("train-slices", "slice"), ("tune-volume", "volume"))
+    )
+    sample = SampleSpec(steps=2, overlap=1, batch=2)
+    System(trainings, DiffusionSpec(), sample, (1,), (1.0, 0.5, 0.5, 0.2), 3, tuple(recipes)).write(packed)
+    return packed
+
+
+def test_a_system_outlives_being_written_down(folder: Path, tmp_path: Path) -> None:
+    system = System.read(folder)
+    (tmp_path / "again").mkdir()
+    system.write(tmp_path / "again")
+    assert System.read(tmp_path / "again") == system
+    with pytest.raises(BadInput, match=r"holds no system\.json: pack"):
+        System.read(tmp_path)
+
+
+def test_pieces_come_to_what_one_go_comes_to(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = tmp_path / "whole"
+    shutil.copytree(folder, whole)
+    assert work(whole, CPU, seconds=600)
+
+    # the clock stands still but for the steps: every piece has time for two of them, or for one volume
+    now = [0.0]
+    monkeypatch.setattr(pieces.time, "monotonic", lambda: now.__setitem__(0, now[0] + 1) or now[0])
+    count = 1
+    while not work(folder, CPU, seconds=4):
+        count += 1
+        assert count < 40
+    assert count > 3
+    assert "tune-volume: step 6 of 6" in capsys.readouterr().err
+    for stage in ("train-slices", "tune-volume"):
+        ours, theirs = (load_file(one / stage / "weights.safetensors") for one in (folder, whole))
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    for name in ("v0", "v1", "v2"):
+        drawn = load_drawn(folder, name)
+        assert drawn.slices.shape == (Z, SIDE, SIDE)
+        torch.testing.assert_close(drawn.slices, load_drawn(whole, name).slices, rtol=0, atol=2e-3)
+        assert drawn.borders == load_drawn(whole, name).borders
+
+
+@pytest.mark.slow
+def test_the_command_says_whether_something_is_left(folder: Path) -> None:
+    def piece(seconds: float) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "gem3d_core.pieces", str(folder), "--seconds", str(seconds), "--device", "cpu"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+    began = time.monotonic()
+    first = piece(0)
+    assert (first.returncode, "something is left" in first.stderr) == (75, True), first.stderr
+    last = piece(600)
+    assert (last.returncode, "all is done" in last.stderr) == (0, True), last.stderr
+    assert time.monotonic() - began < 300
+    assert len(list((folder / "drawn").glob("*.safetensors"))) == 3
