@@ -7,6 +7,8 @@ from torch import Tensor
 
 from data_catalog import Artifact, Catalog
 from gem3d_core.codec import Codec, load_codec
+from gem3d_core.settings import ConditionSpec
+from tasks.inputs import hash_folder
 
 
 def open_codec(catalog: Catalog, latents: str, device: str = "cpu") -> Codec:
@@ -17,6 +19,12 @@ def open_codec(catalog: Catalog, latents: str, device: str = "cpu") -> Codec:
 def codec_folder(catalog: Catalog, latents: str) -> Path:
     """Where the codec lies, ready for `load_codec`."""
     return catalog.view(catalog.get(latents), part="codec") / "codec"
+
+
+def encoder_files(condition: ConditionSpec) -> dict[str, str]:
+    """Content hashes of an image encoder that lies in a folder; one of a package has its version."""
+    folder = Path(condition.image_encoder)
+    return hash_folder(folder) if condition.injection == "cross_attention" and folder.is_dir() else {}
 
 
 def stored_condition(catalog: Catalog, latents: Artifact, case: str) -> Tensor:

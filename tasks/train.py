@@ -17,8 +17,8 @@ from gem3d_core.settings import ConditionSpec, NetworkFacts, NetworkKind, TrainS
 from gem3d_core.training import Trained
 from gem3d_core.whole import whole_window
 from tasks.configuration import store_configuration
-from tasks.inputs import hash_folder, read_rows
-from tasks.latents import codec_folder, open_codec
+from tasks.inputs import read_rows
+from tasks.latents import codec_folder, encoder_files, open_codec
 from tasks.policy import accelerator, stage_task, training_processes
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
 
@@ -71,7 +71,7 @@ def _train(run: Run, plan: _Plan, latents: str, slice_model: str | None = None) 
     config = run.config
     name = f"{run.name}-{plan.model}"
     settings = {"unet": plan.unet, "train": plan.spec, "diffusion": config.diffusion, "condition": plan.condition}
-    settings |= {"encoder": _encoder_files(plan.condition)} if plan.kind != "position" else {}
+    settings |= {"encoder": encoder_files(plan.condition)} if plan.kind != "position" else {}
     inputs = (latents, slice_model) if slice_model else (latents,)
     stage = Stage(plan.stage, __name__, "model", name, settings, inputs, config.seed)
 
@@ -132,12 +132,6 @@ def _whole(catalog: Catalog, latents: str, plan: _Plan) -> ConditionSpec:
     return replace(plan.condition, window=whole_window(max(depths), plan.unet))
 
 
-def _encoder_files(condition: ConditionSpec) -> dict[str, str]:
-    """Content hashes of an image encoder that lies in a folder; those of a package have its version."""
-    folder = Path(condition.image_encoder)
-    return hash_folder(folder) if condition.injection == "cross_attention" and folder.is_dir() else {}
-
-
 def _training_files(catalog: Catalog, latents: str) -> dict[str, Path]:
     artifact = catalog.get(latents)
     index = read_rows(catalog.path(artifact, "index.parquet"))
@@ -165,6 +159,7 @@ def _product(
         "parameters": sum(t.numel() for t in weights.values()),
         "condition": asdict(plan.condition),
         "diffusion": asdict(config.diffusion),
+        "encoder": encoder_files(plan.condition) if plan.kind != "position" else {},
     }
     tables = {"losses": table.assign(stage=plan.stage)}
     if here := len(losses) - trained.resumed_at:  # a run that was killed at its last step has no pace to tell

@@ -17,7 +17,7 @@ from gem3d_core.resampling import VolumeModel
 from gem3d_core.sampling import windows_at_once
 from gem3d_core.schedule import make_schedule
 from gem3d_core.settings import ConditionSpec, SampleSpec
-from tasks.latents import open_codec
+from tasks.latents import encoder_files, open_codec
 
 
 def sampling_identity(config: Config) -> dict[str, object]:
@@ -58,10 +58,6 @@ def open_volume_model(catalog: Catalog, model: str, latents: str, config: Config
     artifact = catalog.get(model)
     if artifact.meta["network"] != config.generator:
         raise Gem3dError(f"{model} is a {artifact.meta['network']} model: generator={config.generator} needs another")
-    where, codec = torch.device(device), open_codec(catalog, latents, device)
-    facts, weights = (catalog.path(artifact, name) for name in ("network.json", "weights.safetensors"))
-    network = load_network(facts, weights, where, codec)
-    assert isinstance(network, WindowNetwork | SliceNetwork)
     for section in ("condition", "diffusion"):
         asked, trained = json.loads(json.dumps(asdict(getattr(config, section)))), artifact.meta[section]
         if asked != trained:
@@ -69,6 +65,15 @@ def open_volume_model(catalog: Catalog, model: str, latents: str, config: Config
                 f"{model} was trained with {section} {trained}, this run has {asked}: use the profile and the system "
                 "that it was trained with"
             )
+    if encoder_files(config.condition) != artifact.meta.get("encoder", {}):
+        raise BadInput(
+            f"{model} was trained with other files in {config.condition.image_encoder} than lie there now: put those "
+            "back, or train it again"
+        )
+    where, codec = torch.device(device), open_codec(catalog, latents, device)
+    facts, weights = (catalog.path(artifact, name) for name in ("network.json", "weights.safetensors"))
+    network = load_network(facts, weights, where, codec)
+    assert isinstance(network, WindowNetwork | SliceNetwork)
     if config.runtime.compile and isinstance(network, WindowNetwork):
         network.compile_for_sampling()
     encoded = catalog.get(latents)
