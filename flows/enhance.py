@@ -52,12 +52,12 @@ def _stages(settings: EnhanceParameters, ledger: Ledger, baseline: EnhanceParame
 
 def _baseline(settings: EnhanceParameters, ledger: Ledger, data: DatasetRefs) -> dict[str, str]:
     """Another system's dataset at 1x, on which nnU-Net is trained beside the others, by the system's name."""
-    run = open_run(settings)
-    own = Ledger(run)
-    source, prepared = data.source, data.prepared
-    latents = own.enter("encode", encode_flow(settings, prepared)).ref
-    refs = DatasetRefs(source=source, prepared=prepared, latents=latents)
+    own = Ledger(open_run(settings))
+    shared = settings.model_copy(update={"name": ledger.run.name})  # two systems may have the same latents
+    latents = own.enter("encode", encode_flow(shared, data.prepared)).ref
+    refs = data.model_copy(update={"latents": latents})
     volumes = draw_volumes(settings, own, refs, train_models(settings, own, latents))
     (dataset,) = own.enter("publish", publish_flow(settings, refs, volumes))
-    ledger.results += [r.model_copy(update={"stage": f"{r.stage} ({run.config.system})"}) for r in own.results]
-    return {run.config.system: dataset.ref}
+    system = own.run.config.system
+    ledger.results += [result.model_copy(update={"stage": f"{result.stage} ({system})"}) for result in own.results]
+    return {system: dataset.ref}

@@ -88,7 +88,7 @@ def forecast(
     found, other = _found(run, folder, skip_bad=skip_bad), {}
     stages = [_line(name, load, found) for name in stages_of(run.config, until)]
     if baseline is not None and stages[-1].name == "evaluate":
-        other, load_of_other = _found(baseline, folder, skip_bad=skip_bad), measure_load(dataset, baseline.config)
+        other, load_of_other = _found_beside(baseline, run, found), measure_load(dataset, baseline.config)
         added = [_line(name, load_of_other, other) for name in stages_of(baseline.config, "publish")[2:]]
         named = [line.model_copy(update={"name": f"{line.name} ({baseline.config.system})"}) for line in added]
         stages = [*stages[:-1], *named, stages[-1]]
@@ -115,10 +115,29 @@ def _dry(run: Run) -> Run:
     return run.model_copy(update={"dry": True})
 
 
+def _found_beside(baseline: Run, run: Run, found: dict[str, list[str]]) -> dict[str, list[str]]:
+    """What the catalog holds of a baseline, which has the run's dataset and latents under the run's name."""
+    shared: dict[str, list[str]] = {stage: refs for stage, refs in found.items() if stage in {"ingest", "preprocess"}}
+    if "preprocess" in shared:
+        with suppress(WouldRun):
+            named = _dry(baseline).model_copy(update={"name": run.name})
+            shared["encode"] = [encode.fn(named, shared["preprocess"][0]).ref]
+    return _drawn(baseline, shared)
+
+
 def _found(run: Run, folder: str, *, skip_bad: bool) -> dict[str, list[str]]:
     """What the catalog holds of the stages up to publish, found as the stages themselves find it."""
-    run, taken = _dry(run), stages_of(run.config)
-    found: dict[str, list[str]] = {}
+    dry, found = _dry(run), dict[str, list[str]]()
+    with suppress(WouldRun):
+        found["ingest"] = [ingest.fn(dry, folder, skip_bad=skip_bad).ref]
+        found["preprocess"] = [preprocess.fn(dry, found["ingest"][0]).ref]
+        found["encode"] = [encode.fn(dry, found["preprocess"][0]).ref]
+    return _drawn(run, found)
+
+
+def _drawn(run: Run, prepared: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The same with the stages from training to publishing."""
+    run, taken, found = _dry(run), stages_of(run.config), dict(prepared)
 
     def look(stage: StageName, needs: tuple[StageName, ...], make: Callable[[], list[str]]) -> None:
         if stage in taken and all(need in found for need in needs if need in taken):
@@ -132,9 +151,6 @@ def _found(run: Run, folder: str, *, skip_bad: bool) -> dict[str, list[str]]:
         return _data(found)
 
     repeats = range(run.config.factor)
-    look("ingest", (), lambda: [ingest.fn(run, folder, skip_bad=skip_bad).ref])
-    look("preprocess", ("ingest",), lambda: [preprocess.fn(run, found["ingest"][0]).ref])
-    look("encode", ("preprocess",), lambda: [encode.fn(run, found["preprocess"][0]).ref])
     look("train-slices", ("encode",), lambda: [train_slices.fn(run, found["encode"][0]).ref])
     look(
         "tune-volume",
