@@ -2,7 +2,7 @@
 
 Example: here, there as often as it says that something is left, and here again:
     python benchmarks/rows_in_pieces.py pack ../data/Task04_Hippocampus --profile hippocampus-gpu --to build/rows
-    for row in build/rows/*/; do python -m gem3d_core.pieces "$row" --seconds 540 || break; done
+    python -m gem3d_core.pieces build/rows/* --seconds 540
     python benchmarks/rows_in_pieces.py score ../data/Task04_Hippocampus --profile hippocampus-gpu --to build/rows
 
 The other machine needs gem3d_core with torch, einops, diffusers, safetensors and psutil, and no network connection. Of
@@ -92,6 +92,7 @@ def _prepared(settings: "TablesParameters", row: TableRow) -> tuple["Run", "Data
 
     named = settings.model_copy(update={"name": dataset_name(str(settings.dataset))})
     own = settings_of(named, row)
+    _require_windows_for_true_masks(row, open_run(own).config)
     source = ingest_flow(named, False).ref
     prepared = preprocess_flow(named, source).ref
     latents = encode_flow(own.model_copy(update={"name": named.name}), prepared).ref
@@ -99,20 +100,35 @@ def _prepared(settings: "TablesParameters", row: TableRow) -> tuple["Run", "Data
     return open_run(own), data, informed_flow(own, data)[0].ref
 
 
+def _require_windows_for_true_masks(row: TableRow, config: Config) -> None:
+    """End where a row takes what does not travel: other networks, image encoders, edited masks, generated slices."""
+    asked = {
+        "generator": (config.generator, "volume"),
+        "condition.injection": (config.condition.injection, "concat, controlnet"),
+        "masks.use": (config.masks.use, "true"),
+        "informed.mode": (config.informed.mode, "cross"),
+    }
+    for key, (found, made) in asked.items():
+        if found not in made.split(", "):
+            sys.exit(f"row {row.name} has {key}={found}: in pieces are made rows with {made}")
+
+
 def _pack(row: _Row) -> None:
     """Latents, codec, trainings and recipes."""
-    from gem3d_core.pieces import System
+    from gem3d_core.pieces import SYSTEM, System
     from tasks.inputs import open_prepared
     from tasks.latents import codec_folder, open_codec
 
     catalog, folder, config = Catalog.open(row.run.catalog), row.folder, row.config
+    if (folder / SYSTEM).exists():
+        sys.stderr.write(f"{folder} was packed before, and is left as it is\n")
+        return
     latents, prepared = catalog.get(row.data.latents), open_prepared(catalog, row.data.prepared)
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "latents").mkdir(parents=True)
+    (folder / "latents").mkdir(parents=True, exist_ok=True)
     for case in prepared.train:
         name = f"latents/{case}.safetensors"
         shutil.copyfile(catalog.path(latents, name), folder / name)
-    shutil.copytree(codec_folder(catalog, row.data.latents), folder / "codec")
+    shutil.copytree(codec_folder(catalog, row.data.latents), folder / "codec", dirs_exist_ok=True)
     system = System(
         trainings=tuple(_trainings(config, latents.meta)),
         diffusion=config.diffusion,
@@ -127,12 +143,10 @@ def _pack(row: _Row) -> None:
 
 
 def _trainings(config: Config, latents: dict[str, int]) -> Iterator["TrainingStage"]:
-    """Both stages; a 3D network on whole volumes has no window to draw."""
+    """Both stages."""
     from gem3d_core.pieces import TrainingStage
     from gem3d_core.settings import NetworkFacts
 
-    if config.generator != "volume":
-        sys.exit(f"rows with generator={config.generator} are not made in pieces: choose others")
     facts = NetworkFacts("slice", config.unet, latents["channels"], latents["mask_channels"], config.condition)
     sliced = replace(facts, condition=replace(config.condition, known=False))  # which is stage 2's alone
     yield TrainingStage("train-slices", sliced, config.train_slices)
@@ -174,8 +188,8 @@ def _recipes(row: _Row, catalog: Catalog, prepared: "Prepared") -> Iterator["Rec
 def _score(row: _Row) -> "System":
     """FID and its kin of the volumes for training masks, paired scores of those for test masks."""
     from gem3d_core.costs import network_cost
-    from gem3d_core.metrics.features import load_lpips
     from gem3d_core.pieces import SECONDS, System
+    from gem3d_core.split import evenly
     from tasks.fidelity_scores import (
         SYNTHETIC,
         continuity_scores,
@@ -188,22 +202,27 @@ def _score(row: _Row) -> "System":
     from tasks.fidelity_volumes import TRAINING, Reading, read_drawn, read_test, read_training
     from tasks.inputs import open_prepared
     from tasks.progress import Nothing
-    from tasks.real_features import real_features, training_features
+    from tasks.real_features import real_features, training_features, without_features
     from tasks.synthetic import Paired, Real
     from tasks.tables import Cost, scored_system
-    from tasks.weights import open_features, weights_folder
+    from tasks.weights import open_features, open_lpips
 
     catalog, config, system = Catalog.open(row.run.catalog), row.config, System.read(row.folder)
     prepared = open_prepared(catalog, row.data.prepared)
-    moments, samples = training_features(catalog, catalog.get(real_features(row.run, row.data).ref))
+    of_real = catalog.get(real_features(row.run, row.data).ref)
+    moments, samples = training_features(catalog, of_real)
     reading = Reading(open_features(config, "cpu")[0], {TRAINING: moments}, {TRAINING: samples})
     train, _ = read_training(prepared, [], Nothing(), config.runtime.threads)
+    chosen = set(evenly(evenly(prepared.train, config.masks.count), config.evaluate.fid_volumes))
     new = [recipe.name for recipe in system.recipes if not recipe.name.startswith(PAIRED_PREFIX)]
-    drawn = read_drawn(reading, [_synthetic(row, prepared, new)], train, dict.fromkeys(new, SYNTHETIC), [])
+    drawn = read_drawn(
+        reading, [_synthetic(row, prepared, new)], train, {name: SYNTHETIC for name in new if name in chosen}, []
+    )
     cases = prepared.test[: config.evaluate.paired_cases]
     real = (Real(prepared.image(case), prepared.mask(case)) for case in cases)
     pairs = map(Paired, _synthetic(row, prepared, cases, PAIRED_PREFIX), real)
-    test = read_test(prepared, pairs, load_lpips(weights_folder(config), "cpu", download=False), [])
+    lpips, without_lpips = open_lpips(config, prepared, "cpu")
+    test = read_test(prepared, pairs, lpips, [])
 
     seconds = json.loads((row.folder / SECONDS).read_text())
     last = system.trainings[-1].facts
@@ -214,11 +233,14 @@ def _score(row: _Row) -> "System":
         training_seconds=sum(seconds[training.name] for training in system.trainings),
         seconds_per_volume=seconds["drawn"] / len(system.recipes),
         volumes=len(new),
+        rejected=0,
+        sampler=f"{system.sample.solver}, {system.sample.steps} steps",
     )
     values = [*fid_scores(reading, [SYNTHETIC]), *neighbour_scores(reading, [SYNTHETIC])]
     values += [*paired_scores(cases, test), *continuity_scores(cases, drawn, test)]
     replicates = replicates_of(fid_replicates(reading, [SYNTHETIC], config.evaluate.fid_resamples).to_dict("records"))
-    return scored_system(row.row, values, replicates, {}, {"mask agreement": "not measured in pieces"}, cost)
+    missing = without_features(of_real) | without_lpips | {"mask agreement": "not measured in pieces"}
+    return scored_system(row.row, values, replicates, {}, missing, cost)
 
 
 def _synthetic(row: _Row, prepared: "Prepared", cases: Iterable[str], prefix: str = "") -> Iterator["Synthetic"]:
@@ -241,10 +263,13 @@ def _keep(systems: list["System"], rows: list[_Row], facts: dict[str, str]) -> N
 
     config = rows[0].config
     dataset = PAPERS_DATA[open_source(Catalog.open(rows[0].run.catalog), rows[0].data.source).modality]
-    devices = sorted({json.loads((row.folder / SECONDS).read_text())["device"] for row in rows})
+    devices = sorted({name for row in rows for name in json.loads((row.folder / SECONDS).read_text())["devices"]})
     found, folder = claims(systems, dataset), RESULTS / config.profile
     folder.mkdir(parents=True, exist_ok=True)
-    told = [markdown(table) for table in tables_of(systems, found, config.evaluate.features, dataset)]
+    made = (
+        "Trained and drawn in pieces on another machine. Seconds a volume: of drawing, without restoring and writing."
+    )
+    told = [markdown(table) for table in tables_of(systems, found, config.evaluate.features, dataset, made=made)]
     where = f"Trained and drawn on {', '.join(devices)}, in pieces; scored by `{facts['command']}`, commit"
     where += f" {facts['commit']}, {facts['machine']}, {facts['date']}."
     (folder / "tables.md").write_text("\n\n".join([f"# Tables of the paper, {config.profile}", *told, where]) + "\n")

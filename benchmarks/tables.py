@@ -30,9 +30,10 @@ def main() -> None:
     facts = provenance(command)
     made = [sys.executable, "-m", "flows.cli", *command, "--catalog", given.catalog]
     done = subprocess.run(made, cwd=ROOT, stdout=subprocess.PIPE, check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
-    _keep(json.loads(done.stdout), facts, RESULTS / given.profile)
+    summary = json.loads(done.stdout or "{}")
+    if "tables" in summary:  # also where some row could not be made
+        _keep(summary, facts, RESULTS / given.profile)
+    sys.exit(done.returncode)
 
 
 def _keep(summary: dict[str, str], facts: dict[str, str], folder: Path) -> None:
@@ -42,8 +43,8 @@ def _keep(summary: dict[str, str], facts: dict[str, str], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / page.name).write_text(f"{page.read_text()}\n{told}\n")
     (folder / numbers.name).write_text(json.dumps(facts | json.loads(numbers.read_text()), indent=1) + "\n")
-    (folder / "pictures").mkdir(exist_ok=True)
-    for picture in (page.parent / "pictures").iterdir():
+    for picture in sorted(page.parent.glob("pictures/*")):
+        (folder / "pictures").mkdir(exist_ok=True)
         shutil.copyfile(picture, folder / "pictures" / picture.name)
     sys.stdout.write(f"{folder / page.name}\n")
 

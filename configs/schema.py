@@ -76,7 +76,7 @@ class Evaluate(Section):
     fid_volumes: int | None = Field(None, ge=1)
     """Volumes of each set, evenly spaced, whose slices FID compares; none: all."""
     fid_resamples: int = Field(50, ge=0)
-    """Times that FID is computed again for volumes drawn with replacement, for its interval; 0: no interval."""
+    """Times that FID is computed again with other weights of the volumes, for its interval; 0: no interval."""
     paired_cases: int | None = Field(None, ge=1)
     """Test volumes drawn for the paired scores; none: all."""
     downstream: bool = True
@@ -99,7 +99,7 @@ class Tables(Section):
     train_informed: int | None = Field(None, ge=1)
     """Steps of the position-conditioned model, which systems share."""
     whole: int | None = Field(None, ge=1)
-    """Steps of a 3D network on whole volumes: as many as take as long as both stages together."""
+    """Steps of a 3D network on whole volumes, best as many as take as long as both stages; none: of both together."""
     masks: int | None = Field(None, ge=1)
     """Training masks, evenly spaced, that each system draws a volume for."""
 

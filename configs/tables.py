@@ -63,23 +63,47 @@ def table_rows(names: Iterable[str] | None = None) -> tuple[TableRow, ...]:
     return tuple(row for row in rows if row.name in wanted)
 
 
+SHARED = ("resample.solver", "resample.steps", "resample.eta")
+"""Of what systems set, what may be set for all rows instead."""
+FIXED = {
+    "system": "choose among the rows",
+    "generator": "choose among the rows",
+    "factor": "every row is drawn once",
+    "masks.use": "choose among the rows",
+    "masks.count": "set tables.masks",
+    "informed.mode": "choose among the rows",
+    "train_slices.steps": "set tables.train_slices",
+    "tune_volume.steps": "set tables.tune_volume and tables.whole",
+    "train_informed.steps": "set tables.train_informed",
+    "evaluate.factors": "nothing is published",
+    "evaluate.baseline": "choose among the rows",
+}
+"""What nobody sets for all rows, and what to do instead."""
+
+
 def row_overrides(row: TableRow, profile: str, given: Mapping[str, JsonValue]) -> Settings:
-    """All that a row sets over a profile; `given` is set by hand for every row, below what makes the row."""
-    budget = load(profile, given).tables
-    steps = {
-        "train_slices.steps": budget.train_slices,
-        "tune_volume.steps": budget.tune_volume,
-        "train_informed.steps": budget.train_informed,
-        "masks.count": budget.masks,
-    }
-    overrides: Settings = {}
+    """All that a row sets over a profile; `given` is set by hand for every row.
+
+    Raises BadInput where that would unmake the row.
+    """
+    of_systems: Settings = {}
     for system in row.systems:
-        overrides |= system_settings(system)
-    overrides |= _document().common | {key: value for key, value in steps.items() if value is not None}
-    if overrides.get("generator") == "whole" and budget.whole is not None:
-        overrides["tune_volume.steps"] = budget.whole
+        of_systems |= system_settings(system)
+    makes = (of_systems.keys() | row.settings.keys()) - set(SHARED)
+    for key in given:
+        if key in FIXED or key in makes:
+            raise BadInput(f"--set {key}: it is among what makes the row {row.name}; {FIXED.get(key, 'leave it')}")
+
+    config = load(profile, {**given, **of_systems, **row.settings})
+    budget, slices, volume = config.tables, config.train_slices.steps, config.tune_volume.steps
+    slices, volume = budget.train_slices or slices, budget.tune_volume or volume
+    steps: Settings = {"train_slices.steps": slices, "tune_volume.steps": volume}
+    if config.generator == "whole":
+        steps["tune_volume.steps"] = budget.whole or slices + volume
+    steps |= {"train_informed.steps": budget.train_informed} if budget.train_informed else {}
+    steps |= {"masks.count": budget.masks} if budget.masks else {}
     named: Settings = {"system": row.systems[-1]} if row.systems else {}
-    return {**overrides, **given, **row.settings, **named}
+    return {**of_systems, **_document().common, **steps, **given, **row.settings, **named}
 
 
 def row_config(row: TableRow, profile: str, given: Mapping[str, JsonValue]) -> Config:

@@ -141,17 +141,9 @@ def enhance(
 
 
 def _enhance_parameters(values: dict[str, object]) -> "EnhanceParameters":
-    from pydantic import ValidationError
+    from flows.parameters import EnhanceParameters, checked
 
-    from flows.parameters import EnhanceParameters
-
-    try:
-        return EnhanceParameters.model_validate(values)
-    except ValidationError as error:
-        listed = "; ".join(
-            f"--{e['loc'][0]} {e['input']!r}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()
-        )
-        raise BadInput(listed) from error
+    return checked(EnhanceParameters, values)
 
 
 def _dry_run(values: dict[str, object], *, as_json: bool) -> None:

@@ -11,6 +11,7 @@ from flows.parameters import EnhanceParameters, baseline_of, dataset_folder, dat
 from flows.stages import encode_flow, evaluate_flow, publish_flow
 from flows.system import draw_volumes, prepare_data, train_models
 from tasks.configuration import store_configuration
+from tasks.downstream import arms_of
 from tasks.inputs import DatasetRefs
 from tasks.showing import show_summary
 from tasks.stage import stages_of
@@ -46,7 +47,8 @@ def _stages(settings: EnhanceParameters, ledger: Ledger, baseline: EnhanceParame
     volumes = draw_volumes(settings, ledger, data, models)
     datasets = ledger.enter("publish", publish_flow(settings, data, volumes))
     published = [dataset.ref for dataset in datasets]
-    compared = {} if baseline is None else _baseline(baseline, ledger, data)
+    arms = arms_of(ledger.run, data.prepared, published)
+    compared = _baseline(baseline, ledger, data) if baseline and arms else {}
     ledger.enter("evaluate", evaluate_flow(settings, data, models.drawing, models.all, volumes, published, compared))
 
 

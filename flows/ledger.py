@@ -67,7 +67,7 @@ class Ledger:
         datasets = [
             DatasetLine(ref=a.ref.full, factor=int(str(a.meta["factor"])), path=str(dataset_path(catalog, a.ref.full)))
             for a in artifacts
-            if a.kind == "dataset"
+            if a.kind == "dataset" and a.name == f"{self.run.name}-{a.meta['factor']}x"  # not another system's
         ]
         reports = [a for a in artifacts if a.kind == "report"]
         return Summary(

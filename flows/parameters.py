@@ -2,17 +2,21 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 from uuid import uuid4
 
 from prefect.runtime import flow_run
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from configs import load, system_settings
 from data_catalog import Ref
 from data_catalog.refs import check_name
 from gem3d_core.errors import BadInput
 from tasks.stage import Run, StageName
+
+S = TypeVar("S", bound=BaseModel)
 
 
 class Settings(BaseModel):
@@ -80,17 +84,34 @@ def baseline_of(settings: EnhanceParameters, run: Run) -> EnhanceParameters | No
     system, config = run.config.evaluate.baseline, run.config
     if system is None or not config.evaluate.downstream:
         return None
+    if system == config.system:
+        raise BadInput(f"evaluate.baseline={system}: the run itself has this system; name another one")
+    beside = config.publish.first_id + config.factor  # its number is not one of the others
     changes: dict[str, JsonValue] = {
         "factor": 1,
         "evaluate.factors": None,
         "evaluate.baseline": None,
-        "publish.first_id": config.publish.first_id + config.factor,  # beside the others, not instead of one
+        "publish.first_id": beside if beside <= 997 else config.publish.first_id - 1,
     }
-    overrides = {**settings.overrides, **system_settings(system), **changes, "system": system}
+    own = {**system_settings(config.system), **settings.overrides}  # which two systems share
+    overrides = {**own, **system_settings(system), **changes, "system": system}
+    if overrides.get("generator") == "whole":
+        overrides["tune_volume.steps"] = config.train_slices.steps + config.tune_volume.steps
     name, run_id = f"{run.name}-{system}", f"{run.run_id}-{system}"
     baseline = settings.model_copy(update={"overrides": overrides, "factor": None, "name": name, "run_id": run_id})
     open_run(baseline)
     return baseline
+
+
+def checked(kind: type[S], values: Mapping[str, object]) -> S:
+    """Parameters from what a command line was given. Raises BadInput naming the option."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        listed = "; ".join(
+            f"--{e['loc'][0]} {e['input']!r}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()
+        )
+        raise BadInput(listed) from error
 
 
 def name_of(ref: str) -> str:

@@ -5,7 +5,7 @@ from uuid import uuid4
 
 from prefect import flow
 from prefect.runtime import flow_run
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from configs import TableRow, row_overrides, table_rows
 from data_catalog import Catalog
@@ -13,11 +13,12 @@ from flows.ledger import Ledger, Summary
 from flows.parameters import Settings, dataset_folder, dataset_name, open_run
 from flows.stages import encode_flow, ingest_flow, preprocess_flow
 from flows.system import draw_volumes, train_models
-from gem3d_core.errors import BadInput, Gem3dError
+from gem3d_core.errors import Gem3dError
 from gem3d_core.stopping import Interrupted
 from tasks.agreement import agreement
 from tasks.downstream import arms_of, downstream
 from tasks.fidelity import fidelity
+from tasks.informed import needs_position_model
 from tasks.inputs import DatasetRefs
 from tasks.real_features import real_features
 from tasks.showing import show_tables
@@ -29,6 +30,13 @@ class TablesParameters(Settings):
 
     rows: list[str] | None = Field(None, description="Rows by name, such as paper, ours; else all")
     skip_bad: bool = Field(False, description="Go on without faulty cases")
+
+    @field_validator("factor")
+    @classmethod
+    def _drawn_once(cls, factor: int | None) -> int | None:
+        if factor not in {None, 1}:
+            raise ValueError("every row is drawn once")
+        return factor
 
 
 class TablesSummary(Summary):
@@ -51,6 +59,7 @@ def reproduce_tables(params: TablesParameters = TablesParameters()) -> TablesSum
     of_rows = {row.name: settings_of(settings, row) for row in rows}
     for own in of_rows.values():
         open_run(own)  # refuses what does not fit before anything is trained
+    plain_first = sorted(rows, key=lambda row: len(row.settings))  # whose configuration stands for a shared model
 
     ledger = Ledger(open_run(settings))
     source = ledger.enter("ingest", ingest_flow(settings, settings.skip_bad)).ref
@@ -64,17 +73,17 @@ def reproduce_tables(params: TablesParameters = TablesParameters()) -> TablesSum
 
     made: dict[str, RowRefs] = {}
     failed: dict[str, str] = {}
-    for row, own in of_rows.items():
+    for row in (row.name for row in plain_first):
         try:
-            made[row] = _row(row, own, data[row], features, judge, ledger)
-        except (BadInput, Interrupted):
+            made[row] = _row(row, of_rows[row], data[row], features, judge, ledger)
+        except Interrupted:
             raise
         except Gem3dError as error:  # of this row: the others are made all the same
             failed[row] = str(error)
     if not made:
         raise Gem3dError(f"no row could be made: {failed}")
-    overrides = {key: str(value) for key, value in params.overrides.items()}
-    ledger.enter("tables", tables(ledger.run, source, prepared, list(rows), made, failed, overrides))
+    overrides = {key: str(value) for key, value in params.overrides.items() if not key.startswith("runtime.")}
+    ledger.enter("tables", tables(ledger.run, source, prepared, list(rows), made, failed, judge, overrides))
     summary = _summary(ledger, failed)
     show_tables(Path(summary.tables))
     return summary
@@ -99,13 +108,19 @@ def _row(
     """Stages 4 to 9 and the scores of one row."""
     run = open_run(settings)
     own = Ledger(run)
-    position = run.config.informed.mode == "generated"
-    models = train_models(settings, own, data.latents, position=position)
+    models = train_models(settings, own, data.latents, position=needs_position_model(run, data.prepared))
     (volumes,) = draw_volumes(settings, own, data, models)
     scores = own.enter("evaluate", fidelity(run, data, features, models.drawing, [volumes])).ref
     judged = own.enter("evaluate", agreement(run, data, judge, volumes)).ref if judge else None
     ledger.results += [result.model_copy(update={"stage": f"{result.stage} ({name})"}) for result in own.results]
-    return RowRefs(models=models.all, drawing=models.drawing, volumes=volumes, fidelity=scores, agreement=judged)
+    return RowRefs(
+        models=models.all,
+        drawing=models.drawing,
+        volumes=volumes,
+        fidelity=scores,
+        agreement=judged,
+        sampler=f"{run.config.resample.solver}, {run.config.resample.steps} steps",
+    )
 
 
 def _summary(ledger: Ledger, failed: dict[str, str]) -> TablesSummary:

@@ -47,9 +47,11 @@ def tables(
     given |= {"runtime.memory": memory} if memory else {}
 
     def prepare() -> "Callable[[], TablesSummary]":
+        from flows.parameters import checked
         from flows.tables import TablesParameters, reproduce_tables
 
-        parameters = TablesParameters.model_validate(
+        parameters = checked(
+            TablesParameters,
             {
                 "dataset": dataset,
                 "profile": profile,
@@ -59,7 +61,7 @@ def tables(
                 "seed": seed,
                 "name": name,
                 "skip_bad": skip_bad,
-            }
+            },
         )
         return partial(reproduce_tables, parameters)
 

@@ -12,16 +12,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gem3d_core.files import atomic
 from gem3d_core.settings import ConditionSpec, NetworkFacts, UNetSpec
 
 Tensors = Mapping[str, Tensor]
 
 
 def save_network(folder: Path, facts: NetworkFacts, weights: Tensors) -> None:
-    """Write weights.safetensors and network.json into a folder of their own."""
+    """Write network.json and then weights.safetensors into a folder of their own: where those are, both are whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: t.detach().cpu().contiguous() for name, t in weights.items()}, folder / "weights.safetensors")
-    (folder / "network.json").write_text(json.dumps(asdict(facts), indent=1, sort_keys=True))
+    with atomic(folder / "network.json") as building:
+        building.write_text(json.dumps(asdict(facts), indent=1, sort_keys=True))
+    with atomic(folder / "weights.safetensors") as building:
+        save_file({name: t.detach().cpu().contiguous() for name, t in weights.items()}, building)
 
 
 def load_facts(path: Path) -> NetworkFacts:

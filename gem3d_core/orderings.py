@@ -12,12 +12,14 @@ import numpy as np
 from gem3d_core.metrics.fidelity import PLANES, Plane
 from gem3d_core.metrics.intervals import Interval, mean_interval
 from gem3d_core.metrics.resampled import spread_interval
-from gem3d_core.report import Column, Table
+from gem3d_core.report import Column, Missing, Table
 from gem3d_core.system_tables import ByCase, System, in_table
 
 REFERENCE = "paper"
 """The row that the others are compared with: GEM-3D as the paper has it, with another patient's slice."""
-Verdict = Literal["as expected", "the other way round", "no clear difference"]
+FEWEST = 6
+"""Volumes or cases below which an interval decides nothing."""
+Verdict = Literal["as expected", "the other way round", "no clear difference", "not decided", "not measured"]
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,20 @@ class Claim:
     worse: str
     paper: str
     """The paper's two figures, the better one first; empty where it shows a picture or says nothing."""
-    margin: Interval
+    margin: Interval | None
+    """None where one of them was not measured."""
 
     @property
     def verdict(self) -> Verdict:
-        """By whether the interval holds 0; one case alone decides by itself."""
-        low = self.margin.mean if self.margin.low is None else self.margin.low
-        high = self.margin.mean if self.margin.high is None else self.margin.high
-        if low > 0:
+        """By whether the interval holds 0; without one, or with few cases, there is none."""
+        margin = self.margin
+        if margin is None:
+            return "not measured"
+        if margin.low is None or margin.high is None or margin.n < FEWEST:
+            return "not decided"
+        if margin.low > 0:
             return "as expected"
-        return "the other way round" if high < 0 else "no clear difference"
+        return "the other way round" if margin.high < 0 else "no clear difference"
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ def claims(systems: Sequence[System], dataset: str) -> list[Claim]:
     for source, better, worse, measures in EXPECTED:
         if better in by_name and worse in by_name:
             pair = by_name[better], by_name[worse]
-            found += [claim for measure in measures if (claim := _claim(source, measure, *pair, ""))]
+            found += [_claim(source, measure, *pair, "") for measure in measures]
     return found
 
 
@@ -77,8 +83,10 @@ def claims_table(found: Sequence[Claim], dataset: str) -> Table:
         caption=(
             "Each line: the first system is to be better than the second. Here: by how much it is, in the measure's "
             "own units, above 0 where it is better, with a 95% interval of the difference over the same cases (FID: "
-            "volumes drawn with replacement, the same for both). An interval that holds 0 says that this budget and "
-            f"these cases do not tell. Paper: its figures on {dataset}; its ablations are pictures."
+            "over weights of the volumes, the same for both). An interval that holds 0 says that this budget and "
+            "these cases do not tell. Intervals are over cases: every system was trained once, and another seed "
+            "would give other models; of many lines one in twenty comes out by chance. Rows that were not made are "
+            f"in no line. Paper: its figures on {dataset}; its ablations are pictures."
         ),
         n=f"{len(found)} claims",
         columns=(
@@ -90,7 +98,10 @@ def claims_table(found: Sequence[Claim], dataset: str) -> Table:
             Column("here, better by"),
             Column("verdict"),
         ),
-        rows=tuple((c.source, c.measure, c.better, c.worse, c.paper or "-", c.margin, c.verdict) for c in found),
+        rows=tuple(
+            (c.source, c.measure, c.better, c.worse, c.paper or "-", c.margin or Missing("no value"), c.verdict)
+            for c in found
+        ),
     )
 
 
@@ -109,14 +120,13 @@ def _ranked(systems: Sequence[System], source: str, measure: Measure, dataset: s
     for better, worse in pairs:
         first, second = measure.reported(better, dataset), measure.reported(worse, dataset)
         if first != second:
-            claim = _claim(source, measure, better, worse, f"{first:g}, {second:g}")
-            found += [claim] if claim else []
+            found.append(_claim(source, measure, better, worse, f"{first:g}, {second:g}"))
     return found
 
 
-def _claim(source: str, measure: Measure, better: System, worse: System, paper: str) -> Claim | None:
-    margin = measure.margin(better, worse)
-    return None if margin is None else Claim(source, measure.name, better.title, worse.title, paper, margin)
+def _claim(source: str, measure: Measure, better: System, worse: System, paper: str) -> Claim:
+    first, second = (system.titled(source.removeprefix("Table ")) for system in (better, worse))
+    return Claim(source, measure.name, first, second, paper, measure.margin(better, worse))
 
 
 def _fid(plane: Plane) -> Measure:
@@ -126,8 +136,8 @@ def _fid(plane: Plane) -> Measure:
         value = worse.fid[plane].value - better.fid[plane].value
         a, b = better.replicates.get(plane), worse.replicates.get(plane)
         if a is None or b is None or len(a) != len(b) or len(a) < 2:
-            return Interval(value, None, None, 1)
-        return spread_interval(value, b - a, better.volumes)
+            return Interval(value, None, None, min(better.scored, worse.scored))
+        return spread_interval(value, b - a, min(better.scored, worse.scored))
 
     def reported(system: System, dataset: str) -> float | None:
         figures = system.paper.get(dataset)

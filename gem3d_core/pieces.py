@@ -8,7 +8,7 @@
     FOLDER/drawn/NAME.safetensors     volumes
 
 Example:
-    python -m gem3d_core.pieces FOLDER --seconds 540
+    python -m gem3d_core.pieces FOLDER OTHER-FOLDER --seconds 540
 """
 
 import argparse
@@ -44,6 +44,8 @@ from gem3d_core.stopping import Interrupted
 SYSTEM, SECONDS = "system.json", "seconds.json"
 PROGRESS_EVERY = 100
 """Steps between two lines."""
+TOGETHER = 32
+"""Volumes that share network calls."""
 
 
 @dataclass(frozen=True)
@@ -164,13 +166,14 @@ def _draw(folder: Path, system: System, device: torch.device, until: float) -> b
     waiting = [r for r in system.recipes if not (folder / "drawn" / f"{r.name}.safetensors").exists()]
     if not waiting:
         return True
-    model, spec = _open(folder, system, device, len(waiting))
+    model, spec = _open(folder, system, device, TOGETHER)
     with _counted(folder, "drawn", device):
-        for drawn in draw_volumes(model, _recipes(folder, waiting, until), spec):
-            path = folder / "drawn" / f"{drawn.name}.safetensors"
-            path.parent.mkdir(exist_ok=True)
-            with atomic(path) as building:
-                save_file({"slices": drawn.slices.half(), "borders": torch.tensor(drawn.borders)}, building)
+        for first in range(0, len(waiting), TOGETHER):  # all of a group are finished before the next is begun
+            for drawn in draw_volumes(model, _recipes(folder, waiting[first : first + TOGETHER], until), spec):
+                path = folder / "drawn" / f"{drawn.name}.safetensors"
+                path.parent.mkdir(exist_ok=True)
+                with atomic(path) as building:
+                    save_file({"slices": drawn.slices.half(), "borders": torch.tensor(drawn.borders)}, building)
     return all((folder / "drawn" / f"{recipe.name}.safetensors").exists() for recipe in system.recipes)
 
 
@@ -209,7 +212,7 @@ def _open(folder: Path, system: System, device: torch.device, volumes: int) -> t
 
 @contextmanager
 def _counted(folder: Path, name: str, device: torch.device) -> Iterator[None]:
-    """Add the seconds of the block, and the device, to seconds.json."""
+    """Add the seconds of the block, and the device, to what seconds.json holds."""
     began = time.monotonic()
     try:
         yield
@@ -217,7 +220,8 @@ def _counted(folder: Path, name: str, device: torch.device) -> Iterator[None]:
         path = folder / SECONDS
         counted: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         counted[name] = counted.get(name, 0.0) + time.monotonic() - began
-        counted["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        here = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        counted["devices"] = sorted({here, *counted.get("devices", [])})
         with atomic(path) as building:
             building.write_text(json.dumps(counted))
 
@@ -225,11 +229,12 @@ def _counted(folder: Path, name: str, device: torch.device) -> Iterator[None]:
 def main() -> None:
     """One piece; ends with 0 when all is done and with 75 (try again) when something is left."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folders", type=Path, nargs="+", help="one after the other")
     parser.add_argument("--seconds", type=float, default=540.0, help="of this piece, about")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
-    done = work(given.folder, torch.device(given.device), given.seconds)
+    until = time.monotonic() + given.seconds
+    done = all(work(folder, torch.device(given.device), until - time.monotonic()) for folder in given.folders)
     sys.stderr.write("all is done\n" if done else "something is left: give the same command again\n")
     sys.exit(0 if done else os.EX_TEMPFAIL)
 

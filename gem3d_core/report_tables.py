@@ -32,10 +32,11 @@ def fid_table(arms: Mapping[str, Mapping[Plane, Fid] | Missing], *, extractor: s
     return Table(
         title="Fidelity: FID",
         caption=(
-            f"Frechet distance to the real volumes on features of {extractor}, in three planes, without slices "
-            "wholly outside the outline: slices of each set against those of training volumes. It depends on the "
-            "extractor and on the number of slices, so compare only within a column; held-out real volumes are the "
-            "yardstick. Intervals: 1.96 standard deviations over volumes of the set drawn with replacement."
+            f"Frechet distance to the real volumes on features of {extractor}, in three planes, without slices wholly "
+            "outside the outline: slices of each set against those of training volumes. It depends on the extractor "
+            "and on the number of slices, so compare only within a column; held-out real volumes are the yardstick. "
+            "Intervals: 1.96 standard deviations over random weights of the volumes, from at most 4000 slices a "
+            "plane."
         ),
         n=f"slices of each plane in the last column, of volumes evenly spaced over each set: {_listed(measured)}",
         columns=(

@@ -31,7 +31,8 @@ class Reported:
 class System:
     """A row: what was measured of one system.
 
-    fid, replicates: of volumes for training masks, by plane; replicates (resamples,) of FID are paired between systems.
+    fid, replicates: of volumes for training masks, by plane; replicates (resamples,) of FID have the same weights of
+    the same volumes in every system.
     neighbours: KID, precision and recall, such as "KID axial". ms_ssim, lpips: by test case. border, smoothness: by
     volume, the latter for each plane; agreement: Dice in [0, 1] by volume. steps: of its trainings, such as
     "1900 + 700"; seconds: of training, and of drawing one volume.
@@ -53,6 +54,13 @@ class System:
     training_seconds: float
     seconds_per_volume: float
     volumes: int
+    """That were drawn for training masks and accepted."""
+    rejected: int
+    """That were drawn and hold no image, or could not be drawn because no edit of the mask was accepted."""
+    sampler: str
+    """Such as `dpm++, 20 steps`."""
+    scored: int
+    """Of the accepted ones, those that FID and its kin compare."""
     missing: Mapping[str, str] = field(default_factory=dict)
     """Measures that are not available, and why."""
     paper: Mapping[str, Reported] = field(default_factory=dict)
@@ -70,16 +78,23 @@ def in_table(systems: Sequence[System], table: str) -> list[System]:
     return [system for system in systems if table in system.tables]
 
 
-def budget_table(systems: Sequence[System]) -> Table:
-    """What each system cost."""
+MADE_HERE = (
+    "All systems were trained and drawn on the same machine. Seconds a volume: of drawing for the training masks, "
+    "restoring and writing included."
+)
+
+
+def budget_table(systems: Sequence[System], told: str = MADE_HERE) -> Table:
+    """What each system cost. told: where it was made, and what its seconds hold."""
     return Table(
         title="Budget",
         caption=(
-            "All systems learn from the same latents of the same training cases on the same machine, and draw with "
-            "as many solver steps (Pix2Pix 3D: one). Steps: of the slice model and its volumetric tuning, of the 3D "
-            "network alone, and in the end of the position-conditioned model where slices are generated. A model "
-            "that several rows share was trained once and its minutes stand in each. Seconds a volume: of drawing "
-            "for the training masks, restoring and writing included."
+            "All systems learn from the same training cases, the 3D networks for as long as both stages of the others "
+            "take, about. "
+            "Steps: of the slice model and its volumetric tuning, or of the 3D network alone; last, where slices are "
+            "generated, of the position-conditioned model. A model that several rows share was trained once and its "
+            "minutes stand in each. Volumes that were rejected, or whose edit was given up, are in no score. "
+            f"{told}"
         ),
         n="one training each",
         columns=(
@@ -87,38 +102,52 @@ def budget_table(systems: Sequence[System]) -> Table:
             Column("parameters", "M", digits=2),
             Column("training steps"),
             Column("training", "min", digits=1),
+            Column("drawn with"),
             Column("drawing", "s a volume", "lower", 2),
+            Column("volumes drawn, rejected"),
         ),
-        rows=tuple(
-            (s.title, s.parameters / 1e6, s.steps, s.training_seconds / 60, s.seconds_per_volume) for s in systems
-        ),
+        rows=tuple(_budget_row(system) for system in systems),
     )
 
 
-def fid_table(systems: Sequence[System], extractor: str) -> Table:
-    """Table 1: FID of volumes for training masks."""
+def _budget_row(system: System) -> tuple[Cell, ...]:
+    minutes, volumes = system.training_seconds / 60, f"{system.volumes + system.rejected}, {system.rejected}"
+    parameters, pace = system.parameters / 1e6, system.seconds_per_volume
+    return system.title, parameters, system.steps, minutes, system.sampler, pace, volumes
+
+
+def fid_table(systems: Sequence[System], extractor: str, real: System | None = None) -> Table:
+    """Table 1: FID of volumes for training masks; last `real`, the held-out volumes as a yardstick."""
     rows = in_table(systems, "1")
     datasets = _datasets(rows)
+    yardstick = [] if real is None else [(real.title, *_fid_cells(real), *[NO_PAPER] * len(datasets))]
     return Table(
         title="Table 1: FID on training masks",
         caption=(
             f"Frechet distance of drawn to real training volumes in three planes, on features of {extractor} (the "
             "paper: RadImageNet's ResNet-50, and far more slices, so that numbers compare within a column only); "
-            "1.96 bootstrap standard deviations over volumes on either side. IG, IC: informed slice generated, or "
-            "another patient's; MA: augmented masks. Right: the paper's own figures, axial / coronal / sagittal."
+            "1.96 standard deviations over weights of the volumes on either side (of at most 4000 slices a plane). "
+            "IG, IC: informed slice generated, or another patient's; MA: augmented masks. Right: the paper's own "
+            "figures, axial / coronal / sagittal."
         ),
-        n=_counts(rows, lambda s: s.volumes, "volumes"),
+        n=_counts(rows, lambda s: s.scored, "volumes"),
         columns=(
             Column("system"),
             *(Column(f"FID {plane}", better="lower", digits=2) for plane in PLANES),
             *(Column(f"paper, {name}", better="lower") for name in datasets),
         ),
-        rows=tuple((s.titled("1"), *_fid_cells(s), *(_paper_fid(s, name) for name in datasets)) for s in rows),
+        rows=(
+            *((s.titled("1"), *_fid_cells(s), *(_paper_fid(s, name) for name in datasets)) for s in rows),
+            *yardstick,
+        ),
     )
 
 
-def unbiased_table(systems: Sequence[System]) -> Table:
-    """What stands beside FID because few slices bias it: KID, precision and recall; and mask agreement."""
+def unbiased_table(systems: Sequence[System], real: System | None = None) -> Table:
+    """What stands beside FID because few slices bias it: KID, precision and recall; and mask agreement.
+
+    real: the held-out volumes, as a yardstick.
+    """
     names = ("KID", "precision", "recall")
     return Table(
         title="KID, precision, recall and mask agreement",
@@ -126,9 +155,10 @@ def unbiased_table(systems: Sequence[System]) -> Table:
             "On the features and slices of Table 1, axial / coronal / sagittal: kernel distance times 1000, share of "
             "drawn slices among the real ones (precision), of real among the drawn ones (recall). Mask agreement: "
             "Dice in % between the mask that a volume was drawn for and what nnU-Net, trained on the true data, "
-            "finds in it, with 95% bootstrap intervals over volumes."
+            "finds in it, with 95% bootstrap intervals over volumes. It was trained on the same masks, with their real "
+            "images, and the held-out volumes' masks are new to it: values above theirs do not mean better than real."
         ),
-        n=_counts(systems, lambda s: s.volumes, "volumes"),
+        n=_counts(systems, lambda s: s.scored, "volumes"),
         columns=(
             Column("system"),
             Column("KID, times 1000", better="lower"),
@@ -136,7 +166,9 @@ def unbiased_table(systems: Sequence[System]) -> Table:
             Column("recall", better="higher"),
             Column("mask agreement", "%", "higher", 1),
         ),
-        rows=tuple((s.title, *(_planes(s, name) for name in names), _percent(s)) for s in systems),
+        rows=tuple(
+            (s.title, *(_planes(s, name) for name in names), _percent(s)) for s in (*systems, *([real] if real else []))
+        ),
     )
 
 
@@ -152,7 +184,7 @@ def paired_table(systems: Sequence[System], table: str, title: str, told: str = 
             "256 on the shorter side; 95% bootstrap intervals over test cases. Right: the paper's own figures, "
             f"MS-SSIM / LPIPS.{told}"
         ),
-        n=_counts(rows, lambda s: len(s.ms_ssim), "test volumes"),
+        n=_counts(rows, _paired_cases, "test volumes"),
         columns=(
             Column("system"),
             Column("MS-SSIM", better="higher"),
@@ -171,21 +203,24 @@ def whole_table(systems: Sequence[System], table: str, title: str, told: str) ->
         caption=(
             f"{told} FID, MS-SSIM and LPIPS as in Tables 1 and 2. Border: difference of axial neighbours that "
             "different windows drew, over that of neighbours inside one window (above 1: jumps). Smoothness: "
-            "slice-to-slice difference over the real volume's (above 1: stripes or noise, below 1: blur), axial / "
-            "coronal / sagittal. Both of the volumes for training masks, with 95% bootstrap intervals over volumes "
-            "for the border."
+            "slice-to-slice difference over the real volume's (above 1: stripes or noise, below 1: blur). "
+            "Both of the volumes for training masks, with 95% bootstrap intervals over volumes."
         ),
-        n=_counts(rows, lambda s: s.volumes, "volumes"),
+        n=f"{_counts(rows, lambda s: s.scored, 'volumes')} for FID, {_counts(rows, _paired_cases, 'test volumes')}",
         columns=(
             Column("system"),
             *(Column(f"FID {plane}", better="lower", digits=1) for plane in PLANES),
             Column("MS-SSIM", better="higher"),
             Column("LPIPS", better="lower"),
             Column("border", better="near 1", digits=2),
-            Column("smoothness", better="near 1"),
+            *(Column(f"smoothness {plane}", better="near 1", digits=2) for plane in PLANES),
         ),
-        rows=tuple((s.titled(table), *_fid_cells(s), *_paired_cells(s), _border(s), _smoothness(s)) for s in rows),
+        rows=tuple((s.titled(table), *_fid_cells(s), *_paired_cells(s), _border(s), *_smoothness(s)) for s in rows),
     )
+
+
+def _paired_cases(system: System) -> int:
+    return len(system.ms_ssim)
 
 
 def _datasets(systems: Sequence[System]) -> list[str]:
@@ -214,12 +249,10 @@ def _border(system: System) -> Cell:
     return _mean(system.border, Missing("every volume was drawn in one window"))
 
 
-def _smoothness(system: System) -> Cell:
-    """Means in three planes; an edited mask has no real volume."""
-    found = [list(system.smoothness.get(plane, {}).values()) for plane in PLANES]
-    if not all(found):
-        return Missing("no real volume has the same mask")
-    return " / ".join(f"{np.mean(values):.2f}" for values in found)
+def _smoothness(system: System) -> list[Cell]:
+    """In three planes; an edited mask has no real volume."""
+    without = Missing("no real volume has the same mask, or it does not change along this axis")
+    return [_mean(system.smoothness.get(plane, {}), without) for plane in PLANES]
 
 
 def _planes(system: System, metric: str) -> Cell:

@@ -12,7 +12,7 @@ from gem3d_core.nnunet import RawCase, predict_arm, read_prediction, write_image
 from gem3d_core.split import evenly
 from gem3d_core.volumes import read_label, read_volume
 from tasks.downstream import MEAN, arm_identity, score, trained_model
-from tasks.inputs import CASES, DatasetRefs, Source, open_source
+from tasks.inputs import CASES, DatasetRefs, Source, open_prepared, open_source
 from tasks.policy import accelerator, stage_task
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
 from tasks.synthetic import Row, accepted
@@ -26,6 +26,7 @@ def agreement(run: Run, data: DatasetRefs, judge: str, volumes: str) -> StageRes
     """
     config = run.config
     settings = {"arm": arm_identity(config.evaluate.arm), "volumes": config.evaluate.fid_volumes}
+    settings["masks"] = config.masks.count
     stage = Stage(
         "mask-agreement",
         __name__,
@@ -33,12 +34,14 @@ def agreement(run: Run, data: DatasetRefs, judge: str, volumes: str) -> StageRes
         f"{run.name}-agreement",
         settings,
         (judge, volumes),
-        files=((data.source, CASES),),
+        files=((data.source, CASES), (data.prepared, CASES)),
     )
 
     def make(work: Work) -> Product:
         source, drawn = open_source(work.catalog, data.source), work.catalog.get(volumes)
-        rows = evenly(accepted(work.catalog, drawn), config.evaluate.fid_volumes)
+        train = open_prepared(work.catalog, data.prepared).train
+        masks = set(evenly(evenly(train, config.masks.count), config.evaluate.fid_volumes))  # those of FID
+        rows = [row for row in accepted(work.catalog, drawn) if row["mask_case"] in masks]
         work.progress.total(len(rows), "drawn volumes segmented by nnU-Net")
         with accelerator(config) as device:
             spec = replace(config.evaluate.arm, device="cuda" if device == "cuda" else "cpu")

@@ -138,7 +138,7 @@ def bench_training(profile: str, windows: int, steps: int) -> TrainingComparison
 
 
 def _subject(catalog: Catalog, model: str | None, overrides: Mapping[str, object], *, full: bool) -> _Subject:
-    named = model or newest_volume_model(catalog)
+    named = model or newest_volume_model(catalog, ["volume"])
     artifact = catalog.get(named)
     if artifact.meta.get("network") != "volume":
         raise BadInput(f"{artifact.ref} is no volume model, with which alone Algorithm 1 draws: name one")

@@ -114,6 +114,7 @@ def _encode_all(
     meta = {
         "channels": codec.channels,
         "factor": codec.factor,
+        "mask": condition.mask,
         "mask_channels": condition_channels(condition, codec, labels),
         "label_ids": list(labels),
         "psnr_db": float(index["psnr_db"].mean()),

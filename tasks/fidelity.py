@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from configs import Config
 from data_catalog import Artifact
-from gem3d_core.errors import NotAvailable
-from gem3d_core.metrics.features import LPIPS_TRUNK, load_lpips
+from gem3d_core.metrics.features import LPIPS_TRUNK
 from gem3d_core.split import evenly
 from tasks.fidelity_pictures import PICTURE_ROWS, draw_comparisons, draw_distances
 from tasks.fidelity_scores import (
@@ -38,13 +36,13 @@ from tasks.fidelity_volumes import (
     read_test,
     read_training,
 )
-from tasks.inputs import DatasetRefs, Prepared, open_prepared, open_source
+from tasks.inputs import DatasetRefs, open_prepared, open_source
 from tasks.policy import accelerator, stage_task
 from tasks.real_features import training_features, without_features
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
 from tasks.synthetic import Paired, Real, Row, Synthetic, accepted, draw_paired, open_synthetic
 from tasks.volume_model import sampling_identity
-from tasks.weights import open_features, weights_folder, weights_hashes
+from tasks.weights import open_features, open_lpips, weights_hashes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,6 +59,7 @@ def fidelity(run: Run, data: DatasetRefs, features: str, volume_model: str, volu
         "fid_volumes": config.evaluate.fid_volumes,
         "paired_cases": config.evaluate.paired_cases,
         "fid_resamples": config.evaluate.fid_resamples,
+        "masks": config.masks.count,
         "resample": sampling_identity(config),
         "diffusion": config.diffusion,
         "weights": weights_hashes(run, [LPIPS_TRUNK]),
@@ -74,11 +73,12 @@ def fidelity(run: Run, data: DatasetRefs, features: str, volume_model: str, volu
         rows = [accepted(work.catalog, repeat) for repeat in repeats]
         sets, missing = _fid_sets(rows[0])
         limit, threads = config.evaluate.fid_volumes, config.runtime.threads
-        of_volume = {str(row["volume"]): of for of, found in sets.items() for row in evenly(found, limit)}
+        masks = set(evenly(evenly(prepared.train, config.masks.count), limit))  # the same for every system
+        of_volume = {str(r["volume"]): of for of, found in sets.items() for r in found if r["mask_case"] in masks}
         shown = [row for variant in SETS for row in _of(rows[0], variant)[:PICTURE_ROWS]]
         names, cases = ({str(row[key]) for row in shown} for key in ("volume", "mask_case"))
         with accelerator(config) as device:
-            lpips, without_scores = _lpips(config, prepared, device)
+            lpips, without_scores = open_lpips(config, prepared, device)
             reading = _reading(work, of_real, config, device)
             train, real = read_training(prepared, cases, work.progress, threads)
             paired = draw_paired(work, run, prepared, data.latents, volume_model, device) if prepared.test else []
@@ -105,17 +105,6 @@ def _reading(work: Work, of_real: Artifact, config: Config, device: str) -> Read
     moments, samples = training_features(work.catalog, of_real)
     features = open_features(config, device)[0] if moments else None
     return Reading(features, {TRAINING: moments}, {TRAINING: samples})
-
-
-def _lpips(config: Config, prepared: Prepared, device: str) -> tuple[nn.Module | None, dict[str, str]]:
-    """The network of LPIPS; none where it is not available, and which paired scores there are not."""
-    if not prepared.test:
-        reason = "there is no test split: with fewer than two patients all cases train"
-        return None, {"MS-SSIM": reason, "LPIPS": reason}
-    try:
-        return load_lpips(weights_folder(config), device, download=False), {}
-    except NotAvailable as reason:
-        return None, {"LPIPS": str(reason)}
 
 
 def _fid_sets(accepted_rows: list[Row]) -> tuple[dict[str, list[Row]], dict[str, str]]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from configs import Config
 from data_catalog import Artifact, Catalog
 from gem3d_core.metrics.fidelity import PLANES, Fid, Plane
+from gem3d_core.metrics.intervals import Interval
 from gem3d_core.metrics.resampled import spread_interval
 from gem3d_core.report import Missing, Table
 from gem3d_core.report_tables import continuity_table, fid_table, neighbours_table, paired_table, privacy_table
@@ -73,9 +75,15 @@ def fids_of(values: list[Value], replicates: Replicates) -> dict[str, dict[Plane
         if value.metric.startswith("FID ") and value.value is not None:
             plane = cast("Plane", value.metric.removeprefix("FID "))
             volumes, again = replicates.get((value.of, plane), (0, np.array([])))
-            interval = spread_interval(value.value, again, volumes) if len(again) > 1 else None
+            interval = _above_zero(spread_interval(value.value, again, volumes)) if len(again) > 1 else None
             fids.setdefault(value.of, {})[plane] = Fid(value.value, value.n_real, value.n_synthetic, interval)
     return fids
+
+
+def _above_zero(interval: Interval) -> Interval:
+    """A distance is not below zero."""
+    assert interval.low is not None
+    return replace(interval, low=max(0.0, interval.low))
 
 
 def _neighbours(values: list[Value], extractor: str) -> list[Table]:

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from configs import Config
+from data_catalog import Catalog
 from gem3d_core.errors import BadInput, Gem3dError
 from gem3d_core.files import atomic
 from gem3d_core.models import load_network
@@ -60,6 +61,11 @@ def mode_of(prepared: Prepared, config: Config) -> str:
         return "none"
     patients = {prepared.cases[case].patient for case in prepared.train}
     return config.informed.mode if len(patients) > 1 else "generated"
+
+
+def needs_position_model(run: Run, prepared: str) -> bool:
+    """Whether a run's informed slices are generated."""
+    return mode_of(open_prepared(Catalog.open(run.catalog), prepared), run.config) == "generated"
 
 
 @stage_task("generate-informed-slices")

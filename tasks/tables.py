@@ -20,6 +20,7 @@ from gem3d_core.orderings import Claim, claims, claims_table
 from gem3d_core.pictures import PictureRow, comparison
 from gem3d_core.report import Table
 from gem3d_core.system_tables import (
+    MADE_HERE,
     Reported,
     System,
     budget_table,
@@ -32,6 +33,7 @@ from gem3d_core.system_tables import (
 from tasks.downstream import MEAN
 from tasks.fidelity_scores import BORDER, EDITED, PAIRED, SYNTHETIC, Value
 from tasks.fidelity_tables import Replicates, fids_of, read_replicates, read_values
+from tasks.fidelity_volumes import HELD_OUT
 from tasks.inputs import Prepared, Source, open_prepared, open_source, read_rows, seconds_of
 from tasks.policy import stage_task
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
@@ -44,7 +46,10 @@ PICTURED = {
         "2",
         "A test volume in three planes, and what each system of Table 2 draws for its mask",
     ),
-    "ablations": ("ablations", "The same with and without overlapped inpainting and volumetric tuning"),
+    "ablations": (
+        "ablations",
+        "A test volume, and what the method and less than the whole method draw for its mask",
+    ),
 }
 
 LEFT_OUT = "Parts of the method left out."
@@ -65,6 +70,8 @@ class RowRefs(BaseModel):
     fidelity: str
     agreement: str | None
     """None where there is no nnU-Net to judge."""
+    sampler: str
+    """That drew the volumes, such as `dpm++, 20 steps`."""
 
 
 @stage_task("tables")
@@ -75,11 +82,12 @@ def tables(
     rows: list[TableRow],
     made: dict[str, RowRefs],
     failed: dict[str, str],
+    judge: str | None,
     overrides: dict[str, str],
 ) -> StageResult:
     """`report` NAME-tables of the rows that were made, by name.
 
-    failed: why others were not. overrides: what was set by hand, for the record.
+    failed: why others were not. judge: the nnU-Net of mask agreement. overrides: what was set by hand, for the record.
     """
     refs = [ref for name in made for ref in _all(made[name])]
     settings = {
@@ -89,7 +97,7 @@ def tables(
         "overrides": overrides,
         "profile": run.config.profile,
     }
-    inputs = tuple(dict.fromkeys([source, prepared, *refs]))
+    inputs = tuple(dict.fromkeys([source, prepared, *refs, *([judge] if judge else [])]))
     stage = Stage("tables", __name__, "report", f"{run.name}-tables", settings, inputs, run.seed)
 
     def make(work: Work) -> Product:
@@ -97,7 +105,8 @@ def tables(
         systems = [_system(work.catalog, row, made[row.name]) for row in rows if row.name in made]
         dataset = PAPERS_DATA[opened.modality]
         found, pictures = claims(systems, dataset), _pictures(work, opened, data, systems, made)
-        told = tables_of(systems, found, run.config.evaluate.features, dataset)
+        real = _held_out(work.catalog, next(iter(made.values())).fidelity, judge)
+        told = tables_of(systems, found, run.config.evaluate.features, dataset, real)
         (work.folder / MARKDOWN).write_text(
             _page(_head(run, opened, data, failed, overrides, found), told, list(pictures))
         )
@@ -130,6 +139,8 @@ class Cost:
     seconds_per_volume: float
     volumes: int
     """That were drawn and accepted."""
+    rejected: int
+    sampler: str
 
 
 def scored_system(
@@ -150,6 +161,7 @@ def scored_system(
             if (v.metric, v.of) == (metric, subset) and v.value is not None and not math.isnan(v.value)
         }
 
+    volumes = [count for (subset, _), (count, _) in replicates.items() if subset == of]
     return System(
         name=row.name,
         title=row.title,
@@ -157,13 +169,14 @@ def scored_system(
         tables=row.tables,
         fid=fids_of(values, replicates).get(of, {}),
         replicates={plane: replicates[of, plane][1] for plane in PLANES if (of, plane) in replicates},
-        neighbours={v.metric: v.value for v in values if v.of == of and not v.case and v.value is not None},
+        neighbours=_neighbours(values, of),
         ms_ssim=by_case("MS-SSIM", PAIRED),
         lpips=by_case("LPIPS", PAIRED),
         border=by_case(BORDER, of),
         smoothness={plane: by_case(f"(b) {plane} over real", of) for plane in PLANES},
         agreement=agreement,
         missing=missing,
+        scored=max(volumes, default=cost.volumes),
         paper={name: Reported(reported.fid, reported.paired) for name, reported in row.paper.items()},
         **asdict(cost),
     )
@@ -173,16 +186,65 @@ def _system(catalog: Catalog, row: TableRow, refs: RowRefs) -> System:
     """A row's numbers, from its artifacts."""
     models, volumes = [catalog.get(ref) for ref in refs.models], catalog.get(refs.volumes)
     measured, drawn = catalog.get(refs.fidelity), cast("int", volumes.meta["volumes"])
+    rejected = cast("int", volumes.meta["rejected"])
     cost = Cost(
         parameters=cast("int", catalog.get(refs.drawing).meta["parameters"]),
         steps=" + ".join(str(model.meta["steps"]) for model in models),
         training_seconds=sum(seconds_of(catalog, model) for model in models),
         seconds_per_volume=seconds_of(catalog, volumes) / drawn,
-        volumes=drawn - cast("int", volumes.meta["rejected"]),
+        volumes=drawn - rejected,
+        rejected=rejected + len(cast("list[str]", volumes.meta["given_up"])),
+        sampler=refs.sampler,
     )
     missing = cast("dict[str, str]", measured.meta["missing"]) | _without_judge(refs)
     replicates, agreement = read_replicates(catalog, measured), _agreement(catalog, refs.agreement)
-    return scored_system(row, read_values(catalog, measured), replicates, agreement, missing, cost)
+    titled = _with_encoder(row, cast("dict[str, str]", catalog.get(refs.drawing).meta["condition"]))
+    return scored_system(titled, read_values(catalog, measured), replicates, agreement, missing, cost)
+
+
+def _with_encoder(row: TableRow, condition: Mapping[str, str]) -> TableRow:
+    """A row whose informed slice goes through an image encoder says which."""
+    if condition["injection"] != "cross_attention":
+        return row
+    return row.model_copy(update={"title": f"{row.title} ({Path(condition['image_encoder']).name})"})
+
+
+def _held_out(catalog: Catalog, fidelity: str, judge: str | None) -> System | None:
+    """Real test volumes, as a row that nobody trained or drew; none where there are none."""
+    measured = catalog.get(fidelity)
+    values, replicates = read_values(catalog, measured), read_replicates(catalog, measured)
+    fids = fids_of(values, replicates).get(HELD_OUT)
+    if fids is None:
+        return None
+    rows = read_rows(catalog.path(catalog.get(judge), "scores.parquet")) if judge else []
+    found = {str(row["case"]): cast("float", row["dice"]) for row in rows if row["label"] == MEAN}
+    return System(
+        name="held-out",
+        title="held-out real volumes",
+        tables=(),
+        fid=fids,
+        replicates={},
+        neighbours=_neighbours(values, HELD_OUT),
+        ms_ssim={},
+        lpips={},
+        border={},
+        smoothness={},
+        agreement=found,
+        parameters=0,
+        steps="",
+        training_seconds=0.0,
+        seconds_per_volume=0.0,
+        volumes=len(found),
+        rejected=0,
+        scored=len(found),
+        sampler="",
+    )
+
+
+def _neighbours(values: list[Value], of: str) -> dict[str, float]:
+    """KID, precision and recall of a set, by metric and plane."""
+    kinds = ("KID ", "precision ", "recall ")
+    return {v.metric: v.value for v in values if v.of == of and v.metric.startswith(kinds) and v.value is not None}
 
 
 def _without_judge(refs: RowRefs) -> dict[str, str]:
@@ -197,10 +259,20 @@ def _agreement(catalog: Catalog, ref: str | None) -> dict[str, float]:
     return {str(row["volume"]): cast("float", row["dice"]) for row in rows if row["label"] == MEAN}
 
 
-def tables_of(systems: list[System], found: list[Claim], extractor: str, dataset: str) -> list[Table]:
-    """In the paper's order; a table none of whose rows was made is left out."""
+def tables_of(
+    systems: list[System],
+    found: list[Claim],
+    extractor: str,
+    dataset: str,
+    real: System | None = None,
+    made: str = MADE_HERE,
+) -> list[Table]:
+    """In the paper's order; a table none of whose rows was made is left out.
+
+    real: held-out volumes, the yardstick. made: where the systems were trained and drawn.
+    """
     told = [
-        ("1", fid_table(systems, extractor)),
+        ("1", fid_table(systems, extractor, real)),
         ("2", paired_table(systems, "2", "Table 2: paired test volumes")),
         ("3", paired_table(systems, "3", "Table 3: how conditions are injected")),
         (
@@ -210,7 +282,8 @@ def tables_of(systems: list[System], found: list[Claim], extractor: str, dataset
         ("ours", whole_table(systems, "ours", "What each of our changes brings", CHANGES)),
     ]
     kept = [table for name, table in told if in_table(systems, name)]
-    return [*kept, unbiased_table(systems), budget_table(systems), *([claims_table(found, dataset)] if found else [])]
+    last = [unbiased_table(systems, real), budget_table(systems, made)]
+    return [*kept, *last, *([claims_table(found, dataset)] if found else [])]
 
 
 def _head(

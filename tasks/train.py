@@ -114,6 +114,12 @@ def _job(run: Run, plan: _Plan, work: Work, latents: str, slice_model: str | Non
 
 def _facts(plan: _Plan, work: Work, latents: str) -> NetworkFacts:
     meta = work.catalog.get(latents).meta
+    encoded = meta.get("mask", plan.condition.mask)
+    if plan.kind != "position" and encoded != plan.condition.mask:
+        raise BadInput(
+            f"{latents} holds masks encoded as {encoded}, condition.mask={plan.condition.mask} needs others: give "
+            "latents that were encoded under this configuration"
+        )
     return NetworkFacts(
         kind=plan.kind,
         unet=plan.unet,

@@ -3,10 +3,12 @@
 import os
 from pathlib import Path
 
+from torch import nn
+
 from configs import Config
 from gem3d_core.errors import NotAvailable
-from gem3d_core.metrics.features import Extractor, efficientnet_lite0, find_weights, radimagenet_resnet50
-from tasks.inputs import hash_file
+from gem3d_core.metrics.features import Extractor, efficientnet_lite0, find_weights, load_lpips, radimagenet_resnet50
+from tasks.inputs import Prepared, hash_file
 from tasks.stage import Run
 
 RADIMAGENET_FILE = "RadImageNet-ResNet50.pt"
@@ -39,6 +41,17 @@ def open_features(config: Config, device: str) -> tuple[Extractor | None, dict[s
         return efficientnet_lite0(device), {}
     except NotAvailable as reason:
         return None, {"FID": str(reason)}
+
+
+def open_lpips(config: Config, prepared: Prepared, device: str) -> tuple[nn.Module | None, dict[str, str]]:
+    """The network of LPIPS; none where it is not available, and which paired scores there are not."""
+    if not prepared.test:
+        reason = "there is no test split: with fewer than two patients all cases train"
+        return None, {"MS-SSIM": reason, "LPIPS": reason}
+    try:
+        return load_lpips(weights_folder(config), device, download=False), {}
+    except NotAvailable as reason:
+        return None, {"LPIPS": str(reason)}
 
 
 def _hash(run: Run, name: str) -> str | None:

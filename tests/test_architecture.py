@@ -51,6 +51,7 @@ BARE_MACHINE = (
     "pieces",
     "processes",
     "ranks",
+    "resampling",
     "sampling",
     "schedule",
     "seeds",

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from configs import load, row_config, row_overrides, table_rows
+from configs import load, row_config, row_overrides, system_settings, table_rows
 from configs.resolve import profile_names
 from gem3d_core.errors import BadInput
 
@@ -16,8 +16,8 @@ def test_every_row_fits_every_profile_and_draws_with_as_many_steps(profile: str)
     for row in table_rows():
         config = row_config(row, profile, {})
         assert config.unet == load(profile).unet
-        expected = ("ddim", 1) if row.name == "pix2pix-3d" else ("dpm++", 20)
-        assert (config.resample.solver, config.resample.steps) == expected, row.name
+        own = {"pix2pix-3d": ("ddim", 1), "paper-ddim": ("ddim", 200)}
+        assert (config.resample.solver, config.resample.steps) == own.get(row.name, ("dpm++", 20)), row.name
         assert config.factor == 1
 
 
@@ -27,22 +27,30 @@ def test_the_budget_is_the_profiles_and_that_of_whole_networks_their_own() -> No
         config = row_config(ROWS[name], "smoke", given)
         assert (config.train_slices.steps, config.tune_volume.steps, config.masks.count) == (7, 5, 3)
     assert row_config(ROWS["ldm-3d"], "smoke", given).tune_volume.steps == 9
-    plain = load("smoke")
+    plain, whole = load("smoke"), row_config(ROWS["ldm-3d"], "smoke", {})
     assert row_config(ROWS["ours"], "smoke", {}).train_slices == plain.train_slices, "no budget: the profile's own"
+    assert whole.tune_volume.steps == plain.train_slices.steps + plain.tune_volume.steps, "of both stages together"
 
 
 def test_what_is_set_by_hand_does_not_unmake_a_row() -> None:
-    given = {"resample.steps": 5, "condition.injection": "concat", "evaluate.paired_cases": 2}
+    given = {"resample.steps": 5, "evaluate.paired_cases": 2}
     assert row_config(ROWS["paper"], "smoke", given).resample.steps == 5
     assert row_config(ROWS["pix2pix-3d"], "smoke", given).resample.steps == 1
-    assert row_config(ROWS["controlnet"], "smoke", given).condition.injection == "controlnet"
     assert row_config(ROWS["controlnet"], "smoke", given).evaluate.paired_cases == 2
+    shared = {"resample.solver", "resample.steps", "resample.eta"}
+    for row in table_rows():
+        for key in set().union(row.settings, *map(system_settings, row.systems)) - shared:
+            with pytest.raises(BadInput, match=f"it is among what makes the row {row.name}"):
+                row_overrides(row, "smoke", {key: 1})
+    for key in ("factor", "masks.use", "informed.mode", "generator", "tune_volume.steps"):
+        with pytest.raises(BadInput, match="it is among what makes the row"):
+            row_overrides(ROWS["paper"], "smoke", {key: 2})
 
 
 def test_our_rows_lead_from_the_paper_to_the_default_one_change_at_a_time() -> None:
     names = [row.name for row in table_rows() if "ours" in row.tables]
     ladder = names[: names.index("ours") + 1]
-    assert ladder == ["paper", "v-prediction", "min-snr", "one-hot", "slice-offset", "ours"]
+    assert ladder == ["paper", "v-prediction", "min-snr", "one-hot", "slice-offset", "overlap-2", "ours"]
     configs = [row_config(ROWS[name], "hippocampus-cpu", {}).model_dump(exclude={"system"}) for name in ladder]
     changed = [
         sorted(f"{s}.{k}" for s in a for k in (a[s] if isinstance(a[s], dict) else ()) if a[s][k] != b[s][k])
@@ -53,7 +61,8 @@ def test_our_rows_lead_from_the_paper_to_the_default_one_change_at_a_time() -> N
         ["diffusion.weighting"],
         ["condition.mask"],
         ["condition.slice_offset"],
-        ["resample.first_window", "resample.overlap"],
+        ["resample.overlap"],
+        ["resample.first_window"],
     ]
 
 

@@ -1,11 +1,11 @@
-"""Frechet distances of resampled volumes: what they would be for the volumes repeated, and how wide they spread."""
+"""Frechet distances of reweighted volumes: what the weights make of them, and how two systems are paired."""
 
 import numpy as np
 import pytest
 
 from gem3d_core.errors import BadInput
 from gem3d_core.metrics.fidelity import Moments, frechet_distance
-from gem3d_core.metrics.resampled import frechet_replicates, spread_interval
+from gem3d_core.metrics.resampled import frechet_replicates, spread_interval, volume_weights
 
 
 def vectors(n: int, seed: int, features: int) -> np.ndarray:
@@ -14,17 +14,22 @@ def vectors(n: int, seed: int, features: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("features", [4, 30], ids=["more slices than features", "fewer slices than features"])
-def test_a_replicate_is_the_distance_of_the_drawn_volumes(features: int) -> None:
+def test_a_replicate_is_the_distance_of_the_weighted_volumes(features: int) -> None:
     real = Moments.of(vectors(60, 0, features))
     drawn, volumes = vectors(20, 1, features), np.repeat([f"v{k}" for k in range(5)], 4)
     found = frechet_replicates(real, drawn, volumes, resamples=6, seed=3)
-    counts = np.random.default_rng(3).multinomial(5, np.full(5, 1 / 5), size=6)
-    expected = [frechet_distance(real, Moments.of(np.repeat(drawn, np.repeat(c, 4), axis=0))) for c in counts]
+    expected = []
+    for k in range(6):
+        weights = np.repeat([volume_weights(f"v{v}", 6, seed=3)[k] for v in range(5)], 4)
+        weights *= 20 / weights.sum()
+        mean = np.average(drawn, axis=0, weights=weights)
+        scatter = (drawn - mean).T @ np.diag(weights) @ (drawn - mean)
+        expected.append(frechet_distance(real, Moments(20, mean, scatter)))
     assert found == pytest.approx(expected, rel=1e-6)
-    assert len(set(np.round(found, 6))) > 1
+    assert np.std(found) > 0
 
 
-def test_volumes_count_whatever_their_order_and_the_seed_draws_them() -> None:
+def test_volumes_count_whatever_their_order_and_the_seed_draws_their_weights() -> None:
     real, drawn, volumes = Moments.of(vectors(50, 0, 5)), vectors(24, 1, 5), np.repeat(["a", "b", "c"], 8)
     mixed = np.random.default_rng(0).permutation(24)
     found = frechet_replicates(real, drawn, volumes, 4)
@@ -32,11 +37,29 @@ def test_volumes_count_whatever_their_order_and_the_seed_draws_them() -> None:
     assert found != pytest.approx(frechet_replicates(real, drawn, volumes, 4, seed=1))
 
 
+def test_weights_have_a_mean_and_a_spread_of_one() -> None:
+    weights = np.concatenate([volume_weights(f"v{k}", 200) for k in range(50)])
+    assert weights.mean() == pytest.approx(1, abs=0.05)
+    assert weights.std() == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("lacking", [None, "v03"])
+def test_two_systems_are_paired_volume_by_volume_also_where_one_lacks_some(lacking: str | None) -> None:
+    """The difference of two nearly equal systems is far surer than either of them."""
+    real, drawn = Moments.of(vectors(200, 0, 6)), vectors(160, 1, 6)
+    volumes = np.repeat([f"v{k:02d}" for k in range(40)], 4)
+    drawn += 0.5 * np.repeat(np.random.default_rng(2).normal(size=(40, 6)), 4, axis=0)
+    kept = volumes != lacking
+    a = frechet_replicates(real, drawn, volumes, 60)
+    b = frechet_replicates(real, (drawn + 0.01)[kept], volumes[kept], 60)
+    assert np.std(b - a) < 0.5 * np.std(a)
+
+
 def test_equal_volumes_leave_no_doubt_and_one_volume_is_refused() -> None:
     real, one = Moments.of(vectors(50, 0, 5)), vectors(10, 1, 5)
-    same = np.concatenate([one] * 4)
-    found = frechet_replicates(real, same, np.repeat(list("abcd"), 10), 5)
-    assert found == pytest.approx(np.full(5, frechet_distance(real, Moments.of(same))), rel=1e-8)
+    found = frechet_replicates(real, np.concatenate([one] * 4), np.repeat(list("abcd"), 10), 5)
+    expected = frechet_distance(real, Moments.of(np.concatenate([one] * 4)))
+    assert found == pytest.approx(np.full(5, expected), rel=1e-8)
     with pytest.raises(BadInput, match=r"over 1 volume\(s\): expected two or more"):
         frechet_replicates(real, one, ["a"] * 10, 5)
 

@@ -24,14 +24,14 @@ CASES = [f"case{k}" for k in range(8)]
 
 def system(name: str, *tables: str, fid: float = 10.0, score: float = 0.6, **changes: object) -> System:
     """A system with a FID about `fid` in every plane and MS-SSIM about `score`; LPIPS is 1 less that."""
-    rng = np.random.default_rng(0)
-    noise = rng.normal(0, 0.01, len(CASES))
+    rng, shared = np.random.default_rng(sum(map(ord, name))), np.random.default_rng(0)
+    noise = shared.normal(0, 0.01, len(CASES))
     values: dict[str, object] = {
         "name": name,
         "title": name.upper(),
         "tables": tables,
         "fid": {plane: Fid(fid, 100, 90, Interval(fid, fid - 1, fid + 1, 8)) for plane in PLANES},
-        "replicates": {plane: fid + rng.normal(0, 0.1, 20) for plane in PLANES},
+        "replicates": {plane: fid + shared.normal(0, 1, 20) + rng.normal(0, 0.05, 20) for plane in PLANES},
         "neighbours": {f"{m} {plane}": 0.5 for m in ("KID", "precision", "recall") for plane in PLANES},
         "ms_ssim": dict(zip(CASES, score + noise, strict=True)),
         "lpips": dict(zip(CASES, 1 - score + noise, strict=True)),
@@ -43,6 +43,9 @@ def system(name: str, *tables: str, fid: float = 10.0, score: float = 0.6, **cha
         "training_seconds": 1200.0,
         "seconds_per_volume": 4.5,
         "volumes": 8,
+        "rejected": 1,
+        "scored": 7,
+        "sampler": "dpm++, 20 steps",
     }
     return System(**(values | changes))  # type: ignore[arg-type]  # of many kinds
 
@@ -76,12 +79,13 @@ def test_what_is_missing_is_said() -> None:
     assert unbiased_table([row]).rows[0][1:] == (*[Missing("no weights")] * 3, Missing("no judge"))
     told = whole_table([row], "ours", "Ours", "").rows[0]
     assert told[5] == Missing("no trunk")
-    assert told[6:] == (Missing("every volume was drawn in one window"), Missing("no real volume has the same mask"))
+    assert told[6] == Missing("every volume was drawn in one window")
+    assert set(told[7:]) == {Missing("no real volume has the same mask, or it does not change along this axis")}
 
 
 def test_the_budget_is_told() -> None:
     (row,) = budget_table([system("a", "1")]).printed
-    assert row == ["A", "5.80", "1900 + 700", "20.0", "4.50"]
+    assert row == ["A", "5.80", "1900 + 700", "20.0", "dpm++, 20 steps", "4.50", "9, 1"]
 
 
 def test_kid_precision_and_recall_stand_plane_by_plane_and_agreement_in_percent() -> None:
@@ -147,4 +151,34 @@ def test_systems_that_were_not_measured_claim_nothing() -> None:
     assert claims([system("ours", "ours")], "BraTS") == []
     rows = [system("paper", "1", paper=reported(2, 0.9)), system("b", "1", paper=reported(4, 0.8))]
     rows = [replace(row, fid={}) for row in rows]
-    assert [c for c in claims(rows, "BraTS") if c.measure.startswith("FID")] == []
+    assert {c.verdict for c in claims(rows, "BraTS")} == {"not measured"}
+    assert claims_table(claims(rows, "BraTS"), "BraTS").rows[0][5] == Missing("no value")
+
+
+def test_fid_is_compared_replicate_by_replicate() -> None:
+    """Both spread by 1, together: their difference of 0.5 is sure all the same, and would not be were they apart."""
+    rows = [
+        system("paper", "1", fid=5.0, paper=reported(2, 0.9)),
+        system("other", "1", fid=5.5, paper=reported(4, 0.8)),
+    ]
+    (axial,) = [c for c in claims(rows, "BraTS") if c.measure == "FID axial"]
+    assert axial.margin is not None
+    assert axial.margin.low == pytest.approx(0.5 - 1.96 * 0.05 * 2**0.5, abs=0.06)
+    assert axial.verdict == "as expected"
+    apart = {plane: values[::-1] for plane, values in rows[1].replicates.items()}
+    (axial,) = [c for c in claims([rows[0], replace(rows[1], replicates=apart)], "BraTS") if c.measure == "FID axial"]
+    assert axial.verdict == "no clear difference"
+
+
+def test_few_cases_and_no_interval_decide_nothing() -> None:
+    rows = [system("paper", "1", "2", paper=reported(2, 0.9)), system("b", "1", "2", fid=20, paper=reported(4, 0.8))]
+    few = [replace(row, scored=5, ms_ssim=dict(list(row.ms_ssim.items())[:5])) for row in rows]
+    assert {c.verdict for c in claims(few, "BraTS") if c.measure in {"FID axial", "MS-SSIM"}} == {"not decided"}
+    bare = [replace(row, replicates={}) for row in rows]
+    assert {c.verdict for c in claims(bare, "BraTS") if c.measure == "FID axial"} == {"not decided"}
+
+
+def test_held_out_volumes_are_the_yardstick() -> None:
+    real = replace(system("held-out", fid=3.0), title="held-out real volumes")
+    assert fid_table([system("a", "1")], "x", real).printed[-1][:2] == ["held-out real volumes", "3.00 [2.00, 4.00]"]
+    assert unbiased_table([system("a", "1")], real).printed[-1][-1] == "80.0 [80.0, 80.0]"
