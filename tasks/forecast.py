@@ -89,7 +89,9 @@ def forecast(
     stages = [_line(name, load, found) for name in stages_of(run.config, until)]
     if baseline is not None and stages[-1].name == "evaluate":
         other, load_of_other = _found_beside(baseline, run, found), measure_load(dataset, baseline.config)
-        added = [_line(name, load_of_other, other) for name in stages_of(baseline.config, "publish")[2:]]
+        shared = {"ingest", "preprocess", *(["encode"] if _same_latents(run, baseline) else [])}
+        names = [name for name in stages_of(baseline.config, "publish") if name not in shared]
+        added = [_line(name, load_of_other, other) for name in names]
         named = [line.model_copy(update={"name": f"{line.name} ({baseline.config.system})"}) for line in added]
         stages = [*stages[:-1], *named, stages[-1]]
     if stages[-1].name == "evaluate" and "publish" in found and (baseline is None or "publish" in other):
@@ -109,6 +111,11 @@ def forecast(
 
 def _line(name: StageName, load: Load, found: dict[str, list[str]]) -> StageForecast:
     return StageForecast(name=name, cached=name in found, **asdict(estimate(name, load)))
+
+
+def _same_latents(run: Run, other: Run) -> bool:
+    a, b = run.config, other.config
+    return (a.codec, a.condition.mask) == (b.codec, b.condition.mask)
 
 
 def _dry(run: Run) -> Run:
