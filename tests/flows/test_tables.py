@@ -191,7 +191,8 @@ def test_new_volumes_come_from_the_datasets_own_model(runs: Runs) -> None:
 
     newest = newest_volume_model(runs.catalog)
     assert runs.catalog.get(newest).name == "Phantoms-volume"
-    told = _gem3d(runs, "resample", "model/Phantoms-tables-volume", "--catalog", runs.catalog.address, "--json")
+    rows = {row["name"]: row["artifacts"] for row in json.loads(Path(runs.whole["numbers"]).read_text())["rows"]}
+    told = _gem3d(runs, "resample", rows["ours"]["drawing"], "--catalog", runs.catalog.address, "--json")
     assert [d["ref"].partition("@")[0] for d in json.loads(told.stdout)["datasets"]] == ["dataset/Phantoms-tables-1x"]
 
 
