@@ -115,7 +115,7 @@ def _require_windows_for_true_masks(row: TableRow, config: Config) -> None:
 
 def _pack(row: _Row) -> None:
     """Latents, codec, trainings and recipes."""
-    from gem3d_core.pieces import SYSTEM, System
+    from gem3d_core.pieces import SYSTEM, PackedSystem
     from tasks.inputs import open_prepared
     from tasks.latents import codec_folder, open_codec
 
@@ -129,7 +129,7 @@ def _pack(row: _Row) -> None:
         name = f"latents/{case}.safetensors"
         shutil.copyfile(catalog.path(latents, name), folder / name)
     shutil.copytree(codec_folder(catalog, row.data.latents), folder / "codec", dirs_exist_ok=True)
-    system = System(
+    system = PackedSystem(
         trainings=tuple(_trainings(config, latents.meta)),
         diffusion=config.diffusion,
         sample=config.resample,
@@ -188,7 +188,7 @@ def _recipes(row: _Row, catalog: Catalog, prepared: "Prepared") -> Iterator["Rec
 def _score(row: _Row) -> "System":
     """FID and its kin of the volumes for training masks, paired scores of those for test masks."""
     from gem3d_core.costs import network_cost
-    from gem3d_core.pieces import SECONDS, System
+    from gem3d_core.pieces import SECONDS, PackedSystem
     from gem3d_core.split import evenly
     from tasks.fidelity_scores import (
         SYNTHETIC,
@@ -204,10 +204,10 @@ def _score(row: _Row) -> "System":
     from tasks.progress import Nothing
     from tasks.real_features import real_features, training_features, without_features
     from tasks.synthetic import Paired, Real
-    from tasks.tables import Cost, scored_system
+    from tasks.system_scores import Cost, scored_system
     from tasks.weights import open_features, open_lpips
 
-    catalog, config, system = Catalog.open(row.run.catalog), row.config, System.read(row.folder)
+    catalog, config, system = Catalog.open(row.run.catalog), row.config, PackedSystem.read(row.folder)
     prepared = open_prepared(catalog, row.data.prepared)
     of_real = catalog.get(real_features(row.run, row.data).ref)
     moments, samples = training_features(catalog, of_real)

@@ -15,12 +15,13 @@ from flows.parameters import catalog_address
 from gem3d_core.errors import BadInput
 from tasks.configuration import configuration_of_model
 from tasks.informed import informed
-from tasks.inputs import newest_volume_model, refs_behind, run_of_model
+from tasks.inputs import refs_behind, run_of_model
 from tasks.masks import masks
 from tasks.publish import publish
 from tasks.resample import resample
 from tasks.showing import show_summary
 from tasks.stage import Run
+from tasks.volume_model import newest_volume_model
 
 
 class ResampleParameters(BaseModel):

@@ -22,11 +22,12 @@ from tasks.informed import needs_position_model
 from tasks.inputs import DatasetRefs
 from tasks.real_features import real_features
 from tasks.showing import show_tables
-from tasks.tables import MARKDOWN, NUMBERS, RowRefs, tables
+from tasks.system_scores import RowRefs
+from tasks.tables import MARKDOWN, NUMBERS, tables
 
 
 class TablesParameters(Settings):
-    """Parameters of reproduce-tables; overrides are laid over every row, below what makes it."""
+    """Parameters of reproduce-tables; overrides hold for every row, and what makes a row is not among them."""
 
     rows: list[str] | None = Field(None, description="Rows by name, such as paper, ours; else all")
     skip_bad: bool = Field(False, description="Go on without faulty cases")
@@ -81,7 +82,7 @@ def reproduce_tables(params: TablesParameters = TablesParameters()) -> TablesSum
         except Gem3dError as error:  # of this row: the others are made all the same
             failed[row] = str(error)
     if not made:
-        raise Gem3dError(f"no row could be made: {failed}")
+        raise Gem3dError("; ".join(f"row {row} could not be made: {reason}" for row, reason in failed.items()))
     overrides = {key: str(value) for key, value in params.overrides.items() if not key.startswith("runtime.")}
     ledger.enter("tables", tables(ledger.run, source, prepared, list(rows), made, failed, judge, overrides))
     summary = _summary(ledger, failed)

@@ -3,7 +3,7 @@
     FOLDER/latents/CASE.safetensors   of the training cases
     FOLDER/codec/                     of those latents
     FOLDER/recipes/NAME.safetensors   mask, outline, informed slice and condition of each volume to draw
-    FOLDER/system.json                what is trained and drawn, see `System`
+    FOLDER/system.json                what is trained and drawn, see `PackedSystem`
     FOLDER/STAGE/                     checkpoints, and the model when it is trained
     FOLDER/drawn/NAME.safetensors     volumes
 
@@ -67,7 +67,7 @@ class RecipeFacts:
 
 
 @dataclass(frozen=True)
-class System:
+class PackedSystem:
     """trainings: in their order, a later one tunes the one before; the last one's network draws."""
 
     trainings: tuple[TrainingStage, ...]
@@ -84,7 +84,7 @@ class System:
             building.write_text(json.dumps(asdict(self), indent=1))
 
     @classmethod
-    def read(cls, folder: Path) -> "System":
+    def read(cls, folder: Path) -> "PackedSystem":
         """The inverse of `write`. Raises BadInput where nothing was packed."""
         if not (folder / SYSTEM).exists():
             raise BadInput(f"{folder} holds no {SYSTEM}: pack a system into it first")
@@ -120,7 +120,7 @@ def load_drawn(folder: Path, name: str) -> Drawn:
 
 def work(folder: Path, device: torch.device, seconds: float) -> bool:
     """Train and draw for about so many seconds from where the last piece ended; returns whether all is done."""
-    system, until = System.read(folder), time.monotonic() + seconds
+    system, until = PackedSystem.read(folder), time.monotonic() + seconds
     for number, stage in enumerate(system.trainings):
         if (folder / stage.name / "weights.safetensors").exists():
             continue
@@ -131,7 +131,7 @@ def work(folder: Path, device: torch.device, seconds: float) -> bool:
 
 
 def _train(
-    folder: Path, system: System, stage: TrainingStage, before: str | None, device: torch.device, until: float
+    folder: Path, system: PackedSystem, stage: TrainingStage, before: str | None, device: torch.device, until: float
 ) -> bool:
     """Go on with a training; returns whether it came to its end."""
     job = Job(
@@ -161,7 +161,7 @@ def _train(
     return True
 
 
-def _draw(folder: Path, system: System, device: torch.device, until: float) -> bool:
+def _draw(folder: Path, system: PackedSystem, device: torch.device, until: float) -> bool:
     """Draw what is not drawn yet, as many volumes as there is time for; returns whether none is left."""
     waiting = [r for r in system.recipes if not (folder / "drawn" / f"{r.name}.safetensors").exists()]
     if not waiting:
@@ -194,7 +194,7 @@ def _recipes(folder: Path, waiting: list[RecipeFacts], until: float) -> Iterator
         )
 
 
-def _open(folder: Path, system: System, device: torch.device, volumes: int) -> tuple[VolumeModel, SampleSpec]:
+def _open(folder: Path, system: PackedSystem, device: torch.device, volumes: int) -> tuple[VolumeModel, SampleSpec]:
     """The network that draws, and the sampler with as many windows a call as a GPU's memory holds."""
     trained, codec = folder / system.trainings[-1].name, load_codec(folder / "codec", device)
     network = load_network(trained / "network.json", trained / "weights.safetensors", device, codec)

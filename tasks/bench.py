@@ -32,12 +32,12 @@ from gem3d_core.settings import SampleSpec
 from gem3d_core.split import evenly
 from tasks.code_version import code_version
 from tasks.configuration import configuration_of_model
-from tasks.inputs import Prepared, newest_volume_model, open_prepared, refs_behind
+from tasks.inputs import Prepared, open_prepared, refs_behind
 from tasks.policy import accelerator
 from tasks.progress import Progress, open_progress
 from tasks.stage import canonical
 from tasks.synthetic import paired_recipe
-from tasks.volume_model import open_volume_model, sampler
+from tasks.volume_model import newest_volume_model, open_volume_model, sampler
 from tasks.weights import weights_folder
 
 VOLUMES = 8

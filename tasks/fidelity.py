@@ -71,10 +71,9 @@ def fidelity(run: Run, data: DatasetRefs, features: str, volume_model: str, volu
         prepared, of_real = open_prepared(work.catalog, data.prepared), work.catalog.get(features)
         repeats = [work.catalog.get(ref) for ref in volumes]
         rows = [accepted(work.catalog, repeat) for repeat in repeats]
-        sets, missing = _fid_sets(rows[0])
-        limit, threads = config.evaluate.fid_volumes, config.runtime.threads
-        masks = set(evenly(evenly(prepared.train, config.masks.count), limit))  # the same for every system
-        of_volume = {str(r["volume"]): of for of, found in sets.items() for r in found if r["mask_case"] in masks}
+        masks = set(evenly(evenly(prepared.train, config.masks.count), config.evaluate.fid_volumes))
+        of_volume, missing = _compared(rows[0], masks)
+        sets, threads = list(dict.fromkeys(of_volume.values())), config.runtime.threads
         shown = [row for variant in SETS for row in _of(rows[0], variant)[:PICTURE_ROWS]]
         names, cases = ({str(row[key]) for row in shown} for key in ("volume", "mask_case"))
         with accelerator(config) as device:
@@ -85,9 +84,9 @@ def fidelity(run: Run, data: DatasetRefs, features: str, volume_model: str, volu
             test = read_test(prepared, paired, lpips, prepared.test[:PICTURE_ROWS])
             opened = (open_synthetic(work.catalog, *one, threads) for one in zip(repeats, rows, strict=True))
             drawn = read_drawn(reading, opened, train, of_volume, names)
-        values = [*fid_scores(reading, list(sets)), *neighbour_scores(reading, list(sets))]
+        values = [*fid_scores(reading, sets), *neighbour_scores(reading, sets)]
         values += [*paired_scores(prepared.test, test), *continuity_scores(prepared.test, drawn, test)]
-        replicates = fid_replicates(reading, list(sets), config.evaluate.fid_resamples)
+        replicates = fid_replicates(reading, sets, config.evaluate.fid_resamples)
         distances = nearest_training(prepared, drawn, train, test)
         near = {of: distances.loc[distances["of"] == of, "distance"].to_numpy() for of in (SYNTHETIC, HELD_OUT)}
         source, groups = open_source(work.catalog, data.source), _pictured(drawn, real, test)
@@ -105,6 +104,15 @@ def _reading(work: Work, of_real: Artifact, config: Config, device: str) -> Read
     moments, samples = training_features(work.catalog, of_real)
     features = open_features(config, device)[0] if moments else None
     return Reading(features, {TRAINING: moments}, {TRAINING: samples})
+
+
+def _compared(accepted_rows: list[Row], masks: set[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The set that each drawn volume counts for in FID, and why there is none; the same masks for every system."""
+    sets, missing = _fid_sets(accepted_rows)
+    chosen = {str(r["volume"]): of for of, found in sets.items() for r in found if r["mask_case"] in masks}
+    for of in sets.keys() - set(chosen.values()):
+        missing["FID" if of == SYNTHETIC else f"FID ({of})"] = f"of {len(masks)} volumes to compare none was accepted"
+    return chosen, missing
 
 
 def _fid_sets(accepted_rows: list[Row]) -> tuple[dict[str, list[Row]], dict[str, str]]:

@@ -35,7 +35,7 @@ def fidelity_tables(catalog: Catalog, config: Config, prepared: Prepared, measur
     }
     no_test, fids = Missing("there is no test split"), fids_of(values, read_replicates(catalog, measured))
     return [
-        fid_table(fids or {SYNTHETIC: missing["FID"]}, extractor=config.evaluate.features),
+        fid_table(fids or {SYNTHETIC: missing.get("FID", no_test)}, extractor=config.evaluate.features),
         *_neighbours(values, config.evaluate.features),
         paired_table({PAIRED: tuple(missing.get(m) or _known(values, m, PAIRED) for m in ("MS-SSIM", "LPIPS"))}),  # type: ignore[dict-item]  # two of them
         continuity_table(

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -132,30 +132,6 @@ def open_source(catalog: Catalog, ref: str) -> Source:
             label_sha256=str(row["label_sha256"]),
         )
     return Source(artifact, cases)
-
-
-def newest_volume_model(catalog: Catalog, networks: Collection[str] = ("volume", "whole")) -> str:
-    """Reference to the model that was made last to draw volumes of a dataset, of one of the given kinds.
-
-    Models of other systems beside a dataset's own do not count. Raises BadInput where there is none.
-    """
-    models = [a for a in catalog.ls("model") if a.meta.get("network") in networks]
-    for model in models:
-        if run_of_model(model) == _source_name(catalog, model):
-            return model.ref.full
-    beside = ", ".join(sorted({f"model/{model.name}" for model in models}))
-    raise BadInput(
-        f"{catalog.address} holds no volume model"
-        + (f" but those of other systems ({beside}): name one" if beside else ": train one with `gem3d enhance`")
-    )
-
-
-def _source_name(catalog: Catalog, artifact: Artifact) -> str | None:
-    """Name of the dataset that something descends from; none where the catalog does not hold it."""
-    for _depth, ancestor in catalog.lineage(artifact.ref.full):
-        if isinstance(ancestor, Artifact) and ancestor.kind == "source":
-            return ancestor.name
-    return None
 
 
 KeptCases = Kept[tuple[Volume, Volume]]

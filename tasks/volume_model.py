@@ -1,13 +1,14 @@
 """A trained volume model of the catalog, opened for drawing."""
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from typing import cast
 
 import torch
 
 from configs import Config
-from data_catalog import Catalog
+from data_catalog import Artifact, Catalog
 from gem3d_core.codec import KL
 from gem3d_core.errors import BadInput, Gem3dError
 from gem3d_core.memory import budget_on, plan_drawing
@@ -17,6 +18,7 @@ from gem3d_core.resampling import VolumeModel
 from gem3d_core.sampling import windows_at_once
 from gem3d_core.schedule import make_schedule
 from gem3d_core.settings import ConditionSpec, SampleSpec
+from tasks.inputs import run_of_model
 from tasks.latents import encoder_files, open_codec
 
 
@@ -84,3 +86,27 @@ def open_volume_model(catalog: Catalog, model: str, latents: str, config: Config
         labels=tuple(cast("list[int]", encoded.meta["label_ids"])),
         device=where,
     )
+
+
+def newest_volume_model(catalog: Catalog, networks: Collection[str] = ("volume", "whole")) -> str:
+    """Reference to the model that was made last to draw volumes of a dataset, of one of the given kinds.
+
+    Models of other systems beside a dataset's own do not count. Raises BadInput where there is none.
+    """
+    models = [a for a in catalog.ls("model") if a.meta.get("network") in networks]
+    for model in models:
+        if run_of_model(model) == _source_name(catalog, model):
+            return model.ref.full
+    beside = ", ".join(sorted({f"model/{model.name}" for model in models}))
+    raise BadInput(
+        f"{catalog.address} holds no volume model"
+        + (f" but those of other systems ({beside}): name one" if beside else ": train one with `gem3d enhance`")
+    )
+
+
+def _source_name(catalog: Catalog, artifact: Artifact) -> str | None:
+    """Name of the dataset that something descends from; none where the catalog does not hold it."""
+    for _depth, ancestor in catalog.lineage(artifact.ref.full):
+        if isinstance(ancestor, Artifact) and ancestor.kind == "source":
+            return ancestor.name
+    return None

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from gem3d_core import pieces
 from gem3d_core.codec import Haar
 from gem3d_core.errors import BadInput
-from gem3d_core.pieces import System, TrainingStage, load_drawn, save_recipe, work
+from gem3d_core.pieces import PackedSystem, TrainingStage, load_drawn, save_recipe, work
 from gem3d_core.resampling import Recipe
 from gem3d_core.settings import ConditionSpec, DiffusionSpec, NetworkFacts, SampleSpec, TrainSpec, UNetSpec
 
@@ -46,17 +46,17 @@ def folder(tmp_path: Path) -> Path:
         for name, kind in (("train-slices", "slice"), ("tune-volume", "volume"))
     )
     sample = SampleSpec(steps=2, overlap=1, batch=2)
-    System(trainings, DiffusionSpec(), sample, (1,), (1.0, 0.5, 0.5, 0.2), 3, tuple(recipes)).write(packed)
+    PackedSystem(trainings, DiffusionSpec(), sample, (1,), (1.0, 0.5, 0.5, 0.2), 3, tuple(recipes)).write(packed)
     return packed
 
 
 def test_a_system_outlives_being_written_down(folder: Path, tmp_path: Path) -> None:
-    system = System.read(folder)
+    system = PackedSystem.read(folder)
     (tmp_path / "again").mkdir()
     system.write(tmp_path / "again")
-    assert System.read(tmp_path / "again") == system
+    assert PackedSystem.read(tmp_path / "again") == system
     with pytest.raises(BadInput, match=r"holds no system\.json: pack"):
-        System.read(tmp_path)
+        PackedSystem.read(tmp_path)
 
 
 def test_pieces_come_to_what_one_go_comes_to(

@@ -187,7 +187,7 @@ def test_usage_errors_name_the_nearest(runs: Runs, tmp_path: Path) -> None:
 
 
 def test_new_volumes_come_from_the_datasets_own_model(runs: Runs) -> None:
-    from tasks.inputs import newest_volume_model
+    from tasks.volume_model import newest_volume_model
 
     newest = newest_volume_model(runs.catalog)
     assert runs.catalog.get(newest).name == "Phantoms-volume"

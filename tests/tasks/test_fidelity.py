@@ -145,6 +145,12 @@ def test_a_few_edited_masks_have_a_fid_only_where_they_are_all_there_is(
     assert list(missing) == said
 
 
+def test_the_same_masks_are_compared_of_every_system_and_none_accepted_is_said() -> None:
+    rows = [{"volume": f"v{k}", "mask_case": case, "variant": "true"} for k, case in enumerate("abc")]
+    assert fidelity._compared(rows, {"a", "c"}) == ({"v0": SYNTHETIC, "v2": SYNTHETIC}, {})
+    assert fidelity._compared(rows[1:2], {"a", "c"}) == ({}, {"FID": "of 2 volumes to compare none was accepted"})
+
+
 def test_without_features_there_is_no_fid() -> None:
     assert fid_scores(Reading(None), [SYNTHETIC, HELD_OUT]) == []
 
