@@ -152,7 +152,8 @@ def agreement_table(sets: Mapping[str, Sequence[CaseOverlap] | Missing], *, seed
         caption=(
             "nnU-Net trained on the true data segments drawn volumes; between what it finds and the mask that a volume "
             "was drawn for: means over volumes with 95% bootstrap intervals. Real test volumes, against their own "
-            f"masks, are the yardstick. {EMPTY_MASKS}"
+            "masks, are the yardstick; those masks are new to it, while it was trained on the ones that volumes are "
+            f"drawn for: values above the yardstick do not mean better than real. {EMPTY_MASKS}"
         ),
         n=f"volumes; {_overlap_counts(sets)}",
         columns=(Column("volumes"), *OVERLAP_COLUMNS),
