@@ -190,13 +190,12 @@ def _score(row: _Row) -> "System":
     from gem3d_core.costs import network_cost
     from gem3d_core.pieces import SECONDS, PackedSystem
     from gem3d_core.split import evenly
+    from gem3d_core.system_tables import Cost
     from tasks.fidelity_scores import (
         SYNTHETIC,
         continuity_scores,
-        fid_replicates,
-        fid_scores,
-        neighbour_scores,
         paired_scores,
+        set_scores,
     )
     from tasks.fidelity_tables import replicates_of
     from tasks.fidelity_volumes import TRAINING, Reading, read_drawn, read_test, read_training
@@ -204,7 +203,7 @@ def _score(row: _Row) -> "System":
     from tasks.progress import Nothing
     from tasks.real_features import real_features, training_features, without_features
     from tasks.synthetic import Paired, Real
-    from tasks.system_scores import Cost, scored_system
+    from tasks.system_scores import scored_system
     from tasks.weights import open_features, open_lpips
 
     catalog, config, system = Catalog.open(row.run.catalog), row.config, PackedSystem.read(row.folder)
@@ -236,9 +235,9 @@ def _score(row: _Row) -> "System":
         rejected=0,
         sampler=f"{system.sample.solver}, {system.sample.steps} steps",
     )
-    values = [*fid_scores(reading, [SYNTHETIC]), *neighbour_scores(reading, [SYNTHETIC])]
+    values, again = set_scores(reading, [SYNTHETIC], config.evaluate.fid_resamples)
     values += [*paired_scores(cases, test), *continuity_scores(cases, drawn, test)]
-    replicates = replicates_of(fid_replicates(reading, [SYNTHETIC], config.evaluate.fid_resamples).to_dict("records"))
+    replicates = replicates_of(again.to_dict("records"))
     missing = without_features(of_real) | without_lpips | {"mask agreement": "not measured in pieces"}
     return scored_system(row.row, values, replicates, {}, missing, cost)
 

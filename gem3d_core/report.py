@@ -179,5 +179,5 @@ def _data_address(path: Path) -> str:
 
 def _print_interval(interval: Interval, digits: int) -> str:
     if interval.low is None or interval.high is None:
-        return f"{interval.mean:.{digits}f} (one case: no interval)"
+        return f"{interval.mean:.{digits}f} ({'one case: ' if interval.n == 1 else ''}no interval)"
     return f"{interval.mean:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"

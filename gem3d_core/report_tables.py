@@ -48,14 +48,14 @@ def fid_table(arms: Mapping[str, Mapping[Plane, Fid] | Missing], *, extractor: s
     )
 
 
-def neighbours_table(arms: Mapping[str, Mapping[str, float]], *, extractor: str) -> Table:
+def neighbours_table(arms: Mapping[str, Mapping[str, Interval]], *, extractor: str) -> Table:
     """KID, precision and recall by arm and plane; values by metric and plane ("KID axial")."""
     rows = []
     for name, values in arms.items():
         for plane in PLANES:
             scores = [values.get(f"{metric} {plane}") for metric in ("KID", "precision", "recall")]
             if scores[0] is not None:
-                scores[0] *= 1000
+                scores[0] = scores[0].times(1000)
             rows.append((name, plane, *(Missing("too few slices") if score is None else score for score in scores)))
     return Table(
         title="Fidelity: KID, precision and recall",
@@ -63,7 +63,8 @@ def neighbours_table(arms: Mapping[str, Mapping[str, float]], *, extractor: str)
             f"On the same features of {extractor}, in three planes: kernel distance times 1000 (cubic kernel), which "
             "few slices do not bias as they do FID; share of the set's slices that lie among the training slices "
             "(precision), and of training slices that lie among the set's (recall), by the distance to the third "
-            "neighbour."
+            "neighbour. 1.96 standard deviations over weights of the volumes on either side; of recall, of the "
+            "training volumes."
         ),
         n="slices as for FID, at most 4000 a plane",
         columns=(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gem3d_core.metrics.fidelity import PLANES, Fid, Plane
-from gem3d_core.metrics.intervals import mean_interval
+from gem3d_core.metrics.intervals import Interval, mean_interval
 from gem3d_core.report import Cell, Column, Missing, Table
 
 ByCase = Mapping[str, float]
@@ -28,29 +28,12 @@ class Reported:
 
 
 @dataclass(frozen=True)
-class System:
-    """A row: what was measured of one system.
+class Cost:
+    """What a system took: parameters of the network that draws; seconds of training, and of drawing one volume."""
 
-    fid, replicates: of volumes for training masks, by plane; replicates (resamples,) of FID have the same weights of
-    the same volumes in every system.
-    neighbours: KID, precision and recall, such as "KID axial". ms_ssim, lpips: by test case. border, smoothness: by
-    volume, the latter for each plane; agreement: Dice in [0, 1] by volume. steps: of its trainings, such as
-    "1900 + 700"; seconds: of training, and of drawing one volume.
-    """
-
-    name: str
-    title: str
-    tables: tuple[str, ...]
-    fid: Mapping[Plane, Fid]
-    replicates: Mapping[Plane, NDArray[np.float64]]
-    neighbours: Mapping[str, float]
-    ms_ssim: ByCase
-    lpips: ByCase
-    border: ByCase
-    smoothness: Mapping[Plane, ByCase]
-    agreement: ByCase
     parameters: int
     steps: str
+    """Of its trainings, such as "1900 + 700"."""
     training_seconds: float
     seconds_per_volume: float
     volumes: int
@@ -59,8 +42,33 @@ class System:
     """That were drawn and hold no image, or could not be drawn because no edit of the mask was accepted."""
     sampler: str
     """Such as `dpm++, 20 steps`."""
+
+
+@dataclass(frozen=True)
+class System:
+    """A row: what was measured of one system.
+
+    fid, replicates: of volumes for training masks, by plane; replicates (resamples,) of FID have the same weights of
+    the same volumes in every system.
+    neighbours: KID, precision and recall, such as "KID axial". ms_ssim, lpips: by test case. border, smoothness: by
+    volume, the latter for each plane; agreement: Dice in [0, 1] by volume.
+    """
+
+    name: str
+    title: str
+    tables: tuple[str, ...]
+    fid: Mapping[Plane, Fid]
+    replicates: Mapping[Plane, NDArray[np.float64]]
+    neighbours: Mapping[str, Interval]
+    ms_ssim: ByCase
+    lpips: ByCase
+    border: ByCase
+    smoothness: Mapping[Plane, ByCase]
+    agreement: ByCase
     scored: int
-    """Of the accepted ones, those that FID and its kin compare."""
+    """Of the accepted volumes, those that FID and its kin compare."""
+    cost: Cost | None = None
+    """None of real volumes."""
     missing: Mapping[str, str] = field(default_factory=dict)
     """Measures that are not available, and why."""
     paper: Mapping[str, Reported] = field(default_factory=dict)
@@ -105,14 +113,13 @@ def budget_table(systems: Sequence[System], told: str = MADE_HERE) -> Table:
             Column("drawing", "s a volume", "lower", 2),
             Column("volumes drawn, rejected"),
         ),
-        rows=tuple(_budget_row(system) for system in systems),
+        rows=tuple((system.title, *_budget_cells(system.cost)) for system in systems if system.cost),
     )
 
 
-def _budget_row(system: System) -> tuple[Cell, ...]:
-    minutes, volumes = system.training_seconds / 60, f"{system.volumes + system.rejected}, {system.rejected}"
-    parameters, pace = system.parameters / 1e6, system.seconds_per_volume
-    return system.title, parameters, system.steps, minutes, system.sampler, pace, volumes
+def _budget_cells(cost: Cost) -> tuple[Cell, ...]:
+    minutes, volumes = cost.training_seconds / 60, f"{cost.volumes + cost.rejected}, {cost.rejected}"
+    return cost.parameters / 1e6, cost.steps, minutes, cost.sampler, cost.seconds_per_volume, volumes
 
 
 def fid_table(systems: Sequence[System], extractor: str, real: System | None = None) -> Table:
@@ -147,12 +154,12 @@ def unbiased_table(systems: Sequence[System], real: System | None = None) -> Tab
 
     real: the held-out volumes, as a yardstick.
     """
-    names = ("KID", "precision", "recall")
     return Table(
         title="KID, precision, recall and mask agreement",
         caption=(
-            "On the features and slices of Table 1, axial / coronal / sagittal: kernel distance times 1000, share of "
-            "drawn slices among the real ones (precision), of real among the drawn ones (recall). Mask agreement: "
+            "On the features and slices of Table 1: kernel distance times 1000, share of drawn slices among the real "
+            "ones (precision), of real among the drawn ones (recall), with 1.96 standard deviations over weights of "
+            "the volumes (of recall: the real ones) on either side. Mask agreement: "
             "Dice in % between the mask that a volume was drawn for and what nnU-Net, trained on the true data, "
             "finds in it, with 95% bootstrap intervals over volumes. It was trained on the same masks, with their real "
             "images, and the held-out volumes' masks are new to it: values above theirs do not mean better than real."
@@ -160,14 +167,15 @@ def unbiased_table(systems: Sequence[System], real: System | None = None) -> Tab
         n=_counts(systems, lambda s: s.scored, "volumes"),
         columns=(
             Column("system"),
-            Column("KID, times 1000", better="lower"),
-            Column("precision", better="higher"),
-            Column("recall", better="higher"),
+            *(Column(f"KID {plane}, times 1000", better="lower", digits=1) for plane in PLANES),
+            *(
+                Column(f"{name} {plane}", better="higher", digits=2)
+                for name in ("precision", "recall")
+                for plane in PLANES
+            ),
             Column("mask agreement", "%", "higher", 1),
         ),
-        rows=tuple(
-            (s.title, *(_planes(s, name) for name in names), _percent(s)) for s in (*systems, *([real] if real else []))
-        ),
+        rows=tuple((s.title, *_neighbours(s), _percent(s)) for s in (*systems, *([real] if real else []))),
     )
 
 
@@ -254,12 +262,13 @@ def _smoothness(system: System) -> list[Cell]:
     return [_mean(system.smoothness.get(plane, {}), without) for plane in PLANES]
 
 
-def _planes(system: System, metric: str) -> Cell:
-    found = [system.neighbours.get(f"{metric} {plane}") for plane in PLANES]
-    if any(value is None for value in found):
-        return _missing(system, "FID")
-    scale, digits = (1000, 1) if metric == "KID" else (1, 2)
-    return " / ".join(f"{scale * value:.{digits}f}" for value in found if value is not None)
+def _neighbours(system: System) -> list[Cell]:
+    cells: list[Cell] = []
+    for metric, factor in (("KID", 1000), ("precision", 1), ("recall", 1)):
+        for plane in PLANES:
+            found = system.neighbours.get(f"{metric} {plane}")
+            cells.append(found.times(factor) if found else _missing(system, "FID"))
+    return cells
 
 
 def _paper_fid(system: System, dataset: str) -> Cell:

@@ -19,11 +19,9 @@ from tasks.fidelity_scores import (
     SETS,
     SYNTHETIC,
     continuity_scores,
-    fid_replicates,
-    fid_scores,
     nearest_training,
-    neighbour_scores,
     paired_scores,
+    set_scores,
     value_table,
 )
 from tasks.fidelity_volumes import (
@@ -84,9 +82,8 @@ def fidelity(run: Run, data: DatasetRefs, features: str, volume_model: str, volu
             test = read_test(prepared, paired, lpips, prepared.test[:PICTURE_ROWS])
             opened = (open_synthetic(work.catalog, *one, threads) for one in zip(repeats, rows, strict=True))
             drawn = read_drawn(reading, opened, train, of_volume, names)
-        values = [*fid_scores(reading, sets), *neighbour_scores(reading, sets)]
+        values, replicates = set_scores(reading, sets, config.evaluate.fid_resamples)
         values += [*paired_scores(prepared.test, test), *continuity_scores(prepared.test, drawn, test)]
-        replicates = fid_replicates(reading, sets, config.evaluate.fid_resamples)
         distances = nearest_training(prepared, drawn, train, test)
         near = {of: distances.loc[distances["of"] == of, "distance"].to_numpy() for of in (SYNTHETIC, HELD_OUT)}
         source, groups = open_source(work.catalog, data.source), _pictured(drawn, real, test)

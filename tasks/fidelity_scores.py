@@ -5,11 +5,12 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gem3d_core.metrics.fidelity import fid
-from gem3d_core.metrics.neighbours import NEIGHBOUR, kernel_distance, precision_recall
+from gem3d_core.metrics.fidelity import Moments, fid
+from gem3d_core.metrics.neighbours import NEIGHBOUR, Sample, kernel_distance, precision_recall
 from gem3d_core.metrics.privacy import nearest_distances
-from gem3d_core.metrics.resampled import frechet_replicates
+from gem3d_core.metrics.resampled import frechet_replicates, kernel_replicates, share_replicates
 from tasks.fidelity_volumes import HELD_OUT, TRAINING, DrawnVolumes, Reading, Seen, TestVolumes
 from tasks.inputs import Prepared
 
@@ -36,45 +37,60 @@ class Value:
     n_synthetic: int = 0
 
 
-def fid_scores(reading: Reading, sets: list[str]) -> list[Value]:
-    """FID of synthetic volumes, and of held-out real ones as a yardstick, against the training volumes."""
-    if reading.features is None:
-        return []
-    values, moments = [], reading.moments
-    for of in sets:
-        for plane, score in fid(moments.get(TRAINING, {}), moments.get(of, {})).items():
-            values.append(Value(f"FID {plane}", of, "", score.value, score.n_real, score.n_synthetic))
-    return values
+def set_scores(reading: Reading, sets: list[str], resamples: int) -> tuple[list[Value], "pd.DataFrame"]:
+    """FID, KID, precision and recall of sets beside the training volumes, and the same of resampled volumes.
 
-
-def fid_replicates(reading: Reading, sets: list[str], resamples: int) -> "pd.DataFrame":
-    """FID of resampled volumes of each set, a row a replicate; of a set of one volume there is none."""
+    sets: of synthetic volumes, or of held-out real ones as a yardstick. KID and the others need a few slices, the
+    second table (a row a set, score and replicate) two or more volumes.
+    """
     import pandas as pd
 
+    values: list[Value] = []
     rows: list[tuple[str, str, int, int, float]] = []
-    for of in sets:
+    for of in sets if reading.features else []:
+        for plane, score in fid(reading.moments.get(TRAINING, {}), reading.moments.get(of, {})).items():
+            values.append(Value(f"FID {plane}", of, "", score.value, score.n_real, score.n_synthetic))
         for plane, sample in reading.samples.get(of, {}).items():
-            volumes = len(np.unique(sample.volumes))
-            if not resamples or volumes < 2:
-                continue
-            found = frechet_replicates(reading.moments[TRAINING][plane], sample.vectors, sample.volumes, resamples)
-            rows += [(of, plane, volumes, k, float(value)) for k, value in enumerate(found)]
-    return pd.DataFrame(rows, columns=["of", "plane", "volumes", "replicate", "value"])
+            real, volumes = reading.samples[TRAINING][plane], len(np.unique(sample.volumes))
+            shares = _shares(real, sample)
+            if shares:
+                scores = {"KID": kernel_distance(real.vectors, sample.vectors)}
+                scores |= {metric: float(inside.mean()) for metric, (inside, _) in shares.items()}
+                counts = (len(real.vectors), len(sample.vectors))
+                values += [Value(f"{metric} {plane}", of, "", score, *counts) for metric, score in scores.items()]
+            if resamples and volumes > 1:
+                again = _resampled(reading.moments[TRAINING][plane], real, sample, shares, resamples)
+                rows += [
+                    (of, f"{metric} {plane}", volumes, k, float(value))
+                    for metric, found in again.items()
+                    for k, value in enumerate(found)
+                ]
+    return values, pd.DataFrame(rows, columns=["of", "metric", "volumes", "replicate", "value"])
 
 
-def neighbour_scores(reading: Reading, sets: list[str]) -> list[Value]:
-    """KID, precision and recall of the same sets on the same features, where there are slices enough."""
-    values = []
-    for of in sets:
-        for plane, sample in reading.samples.get(of, {}).items():
-            real, drawn = reading.samples[TRAINING][plane].vectors, sample.vectors
-            counts = (len(real), len(drawn))
-            if min(counts) <= NEIGHBOUR:
-                continue
-            precision, recall = precision_recall(real, drawn)
-            scores = {"KID": kernel_distance(real, drawn), "precision": precision, "recall": recall}
-            values += [Value(f"{metric} {plane}", of, "", score, *counts) for metric, score in scores.items()]
-    return values
+Shares = Mapping[str, tuple[NDArray[np.bool_], NDArray[np.str_]]]
+"""Of precision and recall: for each slice whether it counts, and its volume."""
+
+
+def _shares(real: Sample, drawn: Sample) -> Shares:
+    """Nothing where there are too few slices."""
+    if min(len(real.vectors), len(drawn.vectors)) <= NEIGHBOUR:
+        return {}
+    among_real, among_drawn = precision_recall(real.vectors, drawn.vectors)
+    return {"precision": (among_real, drawn.volumes), "recall": (among_drawn, real.volumes)}
+
+
+def _resampled(
+    known: Moments, real: Sample, drawn: Sample, shares: Shares, resamples: int
+) -> dict[str, NDArray[np.float64]]:
+    """Replicates by metric: over the drawn volumes, those of recall over the real ones."""
+    found = {"FID": frechet_replicates(known, drawn.vectors, drawn.volumes, resamples)}
+    if shares:
+        found["KID"] = kernel_replicates(real.vectors, drawn.vectors, drawn.volumes, resamples)
+    for metric, (inside, volumes) in shares.items():
+        if len(np.unique(volumes)) > 1:
+            found[metric] = share_replicates(inside, volumes, resamples)
+    return found
 
 
 def paired_scores(cases: list[str], test: TestVolumes) -> list[Value]:

@@ -20,7 +20,10 @@ from tasks.fidelity_volumes import HELD_OUT
 from tasks.inputs import Prepared, read_rows
 
 Replicates = Mapping[tuple[str, str], tuple[int, NDArray[np.float64]]]
-"""FID of resampled volumes by set and plane, with the number of volumes."""
+"""Scores of resampled volumes by set and metric ("FID axial"), with the number of volumes."""
+
+RANGES = {"KID": (-math.inf, math.inf), "precision": (0.0, 1.0), "recall": (0.0, 1.0)}
+"""Where these scores can be."""
 
 
 def fidelity_tables(catalog: Catalog, config: Config, prepared: Prepared, measured: Artifact | None) -> list[Table]:
@@ -33,10 +36,11 @@ def fidelity_tables(catalog: Catalog, config: Config, prepared: Prepared, measur
     near = {
         of: [cast("float", row["distance"]) for row in distances if row["of"] == of] for of in (SYNTHETIC, HELD_OUT)
     }
-    no_test, fids = Missing("there is no test split"), fids_of(values, read_replicates(catalog, measured))
+    replicates, no_test = read_replicates(catalog, measured), Missing("there is no test split")
+    fids, near_sets = fids_of(values, replicates), neighbours_of(values, replicates)
     return [
         fid_table(fids or {SYNTHETIC: missing.get("FID", no_test)}, extractor=config.evaluate.features),
-        *_neighbours(values, config.evaluate.features),
+        *([neighbours_table(near_sets, extractor=config.evaluate.features)] if near_sets else []),
         paired_table({PAIRED: tuple(missing.get(m) or _known(values, m, PAIRED) for m in ("MS-SSIM", "LPIPS"))}),  # type: ignore[dict-item]  # two of them
         continuity_table(
             {
@@ -58,13 +62,13 @@ def replicates_of(rows: Iterable[Mapping[str, object]]) -> Replicates:
     """Rows of replicates, put together."""
     found: dict[tuple[str, str], tuple[int, list[float]]] = {}
     for row in rows:
-        _, values = found.setdefault((str(row["of"]), str(row["plane"])), (cast("int", row["volumes"]), []))
+        _, values = found.setdefault((str(row["of"]), str(row["metric"])), (cast("int", row["volumes"]), []))
         values.append(cast("float", row["value"]))
     return {key: (volumes, np.array(values)) for key, (volumes, values) in found.items()}
 
 
 def read_replicates(catalog: Catalog, measured: Artifact) -> Replicates:
-    """FID of resampled volumes."""
+    """Scores of resampled volumes."""
     return replicates_of(read_rows(catalog.path(measured, "replicates.parquet")))
 
 
@@ -74,25 +78,30 @@ def fids_of(values: list[Value], replicates: Replicates) -> dict[str, dict[Plane
     for value in values:
         if value.metric.startswith("FID ") and value.value is not None:
             plane = cast("Plane", value.metric.removeprefix("FID "))
-            volumes, again = replicates.get((value.of, plane), (0, np.array([])))
-            interval = _above_zero(spread_interval(value.value, again, volumes)) if len(again) > 1 else None
+            interval = _interval(value, replicates, (0.0, math.inf))
             fids.setdefault(value.of, {})[plane] = Fid(value.value, value.n_real, value.n_synthetic, interval)
     return fids
 
 
-def _above_zero(interval: Interval) -> Interval:
-    """A distance is not below zero."""
-    assert interval.low is not None
-    return replace(interval, low=max(0.0, interval.low))
-
-
-def _neighbours(values: list[Value], extractor: str) -> list[Table]:
-    """KID, precision and recall, where there are any."""
-    arms: dict[str, dict[str, float]] = {}
+def neighbours_of(values: list[Value], replicates: Replicates) -> dict[str, dict[str, Interval]]:
+    """KID, precision and recall ("KID axial") by set, without bounds where no volumes were resampled."""
+    found: dict[str, dict[str, Interval]] = {}
     for value in values:
-        if value.metric.split(" ")[0] in {"KID", "precision", "recall"} and value.value is not None:
-            arms.setdefault(value.of, {})[value.metric] = value.value
-    return [neighbours_table(arms, extractor=extractor)] if arms else []
+        kind = value.metric.split(" ")[0]
+        if kind in RANGES and value.value is not None:
+            interval = _interval(value, replicates, RANGES[kind]) or Interval(value.value, None, None, 0)
+            found.setdefault(value.of, {})[value.metric] = interval
+    return found
+
+
+def _interval(value: Value, replicates: Replicates, within: tuple[float, float]) -> Interval | None:
+    """Of a set's score, cut where no such score can be."""
+    volumes, again = replicates.get((value.of, value.metric), (0, np.array([])))
+    if value.value is None or len(again) < 2:
+        return None
+    interval = spread_interval(value.value, again, volumes)
+    low, high = np.clip(cast("tuple[float, float]", (interval.low, interval.high)), *within)
+    return replace(interval, low=float(low), high=float(high))
 
 
 def _of(values: list[Value], metric: str, of: str) -> list[float | None]:

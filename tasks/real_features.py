@@ -14,7 +14,7 @@ from gem3d_core.ahead import ahead
 from gem3d_core.metrics.fidelity import PLANES, Moments, Plane
 from gem3d_core.metrics.neighbours import Sample
 from gem3d_core.split import evenly
-from tasks.fidelity_scores import fid_replicates, fid_scores, neighbour_scores, value_table
+from tasks.fidelity_scores import set_scores, value_table
 from tasks.fidelity_volumes import HELD_OUT, TRAINING, Reading
 from tasks.inputs import DatasetRefs, Prepared, open_prepared
 from tasks.policy import accelerator, stage_task
@@ -47,9 +47,8 @@ def real_features(run: Run, data: DatasetRefs) -> StageResult:
             if features is not None:
                 _read(reading, prepared, work, config.evaluate.fid_volumes, config.runtime.threads)
         held_out = [HELD_OUT] if HELD_OUT in reading.moments else []
-        values = value_table([*fid_scores(reading, held_out), *neighbour_scores(reading, held_out)])
-        replicates = fid_replicates(reading, held_out, config.evaluate.fid_resamples)
-        files = _save(work.folder, reading)
+        scores, replicates = set_scores(reading, held_out, config.evaluate.fid_resamples)
+        values, files = value_table(scores), _save(work.folder, reading)
         for name, table in {"values": values, "replicates": replicates}.items():
             table.to_parquet(work.folder / f"{name}.parquet")
             files[f"{name}.parquet"] = work.folder / f"{name}.parquet"

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
@@ -11,10 +10,10 @@ from pydantic import BaseModel, ConfigDict
 from configs import TableRow
 from data_catalog import Catalog
 from gem3d_core.metrics.fidelity import PLANES
-from gem3d_core.system_tables import Reported, System
+from gem3d_core.system_tables import Cost, Reported, System
 from tasks.downstream import MEAN
 from tasks.fidelity_scores import BORDER, EDITED, PAIRED, SYNTHETIC, Value
-from tasks.fidelity_tables import Replicates, fids_of, read_replicates, read_values
+from tasks.fidelity_tables import Replicates, fids_of, neighbours_of, read_replicates, read_values
 from tasks.fidelity_volumes import HELD_OUT
 from tasks.inputs import read_rows, seconds_of
 
@@ -32,20 +31,6 @@ class RowRefs(BaseModel):
     """None where there is no nnU-Net to judge."""
     sampler: str
     """That drew the volumes, such as `dpm++, 20 steps`."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a system took: parameters of the network that draws; steps of its trainings; seconds."""
-
-    parameters: int
-    steps: str
-    training_seconds: float
-    seconds_per_volume: float
-    volumes: int
-    """That were drawn and accepted."""
-    rejected: int
-    sampler: str
 
 
 def scored_system(
@@ -73,17 +58,17 @@ def scored_system(
         titles=cast("Mapping[str, str]", row.titles),
         tables=row.tables,
         fid=fids_of(values, replicates).get(of, {}),
-        replicates={plane: replicates[of, plane][1] for plane in PLANES if (of, plane) in replicates},
-        neighbours=_neighbours(values, of),
+        replicates={p: replicates[of, f"FID {p}"][1] for p in PLANES if (of, f"FID {p}") in replicates},
+        neighbours=neighbours_of(values, replicates).get(of, {}),
         ms_ssim=by_case("MS-SSIM", PAIRED),
         lpips=by_case("LPIPS", PAIRED),
         border=by_case(BORDER, of),
         smoothness={plane: by_case(f"(b) {plane} over real", of) for plane in PLANES},
         agreement=agreement,
-        missing=missing,
         scored=max(volumes, default=cost.volumes),
+        cost=cost,
+        missing=missing,
         paper={name: Reported(reported.fid, reported.paired) for name, reported in row.paper.items()},
-        **asdict(cost),
     )
 
 
@@ -129,27 +114,14 @@ def read_held_out(catalog: Catalog, fidelity: str, judge: str | None) -> System 
         tables=(),
         fid=fids,
         replicates={},
-        neighbours=_neighbours(values, HELD_OUT),
+        neighbours=neighbours_of(values, replicates).get(HELD_OUT, {}),
         ms_ssim={},
         lpips={},
         border={},
         smoothness={},
         agreement=found,
-        parameters=0,
-        steps="",
-        training_seconds=0.0,
-        seconds_per_volume=0.0,
-        volumes=len(found),
-        rejected=0,
         scored=len(found),
-        sampler="",
     )
-
-
-def _neighbours(values: list[Value], of: str) -> dict[str, float]:
-    """KID, precision and recall of a set, by metric and plane."""
-    kinds = ("KID ", "precision ", "recall ")
-    return {v.metric: v.value for v in values if v.of == of and v.metric.startswith(kinds) and v.value is not None}
 
 
 def _without_judge(refs: RowRefs) -> dict[str, str]:

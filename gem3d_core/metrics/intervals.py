@@ -20,6 +20,11 @@ class Interval:
     high: float | None
     n: int
 
+    def times(self, factor: float) -> Interval:
+        """In another unit; factor > 0."""
+        low, high = (None if bound is None else bound * factor for bound in (self.low, self.high))
+        return Interval(self.mean * factor, low, high, self.n)
+
 
 def mean_interval(
     values: Sequence[float] | NDArray[np.floating], *, seed: int = 0, resamples: int = 10_000, level: float = 0.95

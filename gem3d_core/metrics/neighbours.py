@@ -77,18 +77,20 @@ def kernel_distance(real: Vectors, synthetic: Vectors, seed: int = 0) -> float:
 def _discrepancy(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     n = len(x)
 
-    def kernel(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-        cubed: NDArray[np.float64] = (a @ b.T / a.shape[1] + 1) ** 3
-        return cubed
-
-    within = sum((k.sum() - np.trace(k)) / (n * (n - 1)) for k in (kernel(x, x), kernel(y, y)))
-    return float(within - 2 * kernel(x, y).mean())
+    within = sum((k.sum() - np.trace(k)) / (n * (n - 1)) for k in (cubic_kernel(x, x), cubic_kernel(y, y)))
+    return float(within - 2 * cubic_kernel(x, y).mean())
 
 
-def precision_recall(real: Vectors, synthetic: Vectors) -> tuple[float, float]:
-    """Improved precision and recall (Kynkaanniemi et al., 2019), each in [0, 1].
+def cubic_kernel(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """That of KID, (N, M), of vectors (N, D) and (M, D)."""
+    cubed: NDArray[np.float64] = (a @ b.T / a.shape[1] + 1) ** 3
+    return cubed
 
-    Precision: share of synthetic vectors that lie within the radius of a real one; recall: share of real vectors within
+
+def precision_recall(real: Vectors, synthetic: Vectors) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Improved precision and recall (Kynkaanniemi et al., 2019), vector by vector: their means are the two scores.
+
+    Precision: does each synthetic vector lie within the radius of a real one; recall: does each real vector lie within
     that of a synthetic one. Radius: the distance to the NEIGHBOUR-th nearest of the same set, which has to hold more
     vectors than that; raises BadInput where it does not.
     """
@@ -99,11 +101,11 @@ def precision_recall(real: Vectors, synthetic: Vectors) -> tuple[float, float]:
     return _covered(b, a), _covered(a, b)
 
 
-def _covered(vectors: NDArray[np.float64], by: NDArray[np.float64]) -> float:
-    """Share of `vectors` that lie within the radius of one of `by`."""
+def _covered(vectors: NDArray[np.float64], by: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which of `vectors` lie within the radius of one of `by`."""
     radii = np.concatenate([np.partition(d, NEIGHBOUR, axis=1)[:, NEIGHBOUR] for d in _distances(by, by)])
     inside = [(d <= radii).any(axis=1) for d in _distances(vectors, by)]
-    return float(np.concatenate(inside).mean())
+    return np.concatenate(inside)
 
 
 def _distances(a: NDArray[np.float64], b: NDArray[np.float64]) -> list[NDArray[np.float64]]:

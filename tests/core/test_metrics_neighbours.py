@@ -35,22 +35,28 @@ def test_subsets_of_unequal_sets_are_seeded() -> None:
     assert kernel_distance(a, b, seed=1) == pytest.approx(kernel_distance(a, b, seed=2), rel=0.3)
 
 
+def shares(real: np.ndarray, synthetic: np.ndarray) -> tuple[float, float]:
+    precision, recall = precision_recall(real, synthetic)
+    assert (len(precision), len(recall)) == (len(synthetic), len(real))
+    return float(precision.mean()), float(recall.mean())
+
+
 def test_precision_and_recall_of_worked_examples() -> None:
     """On a line, with the third neighbour: real 0, 1, ..., 9 have radii 3, 2, 2, ..., 2, 3."""
     real = np.arange(10.0)[:, None]
-    assert precision_recall(real, real + 100) == (0, 0)
-    assert precision_recall(real, real) == (1, 1)
+    assert shares(real, real + 100) == (0, 0)
+    assert shares(real, real) == (1, 1)
     # synthetic 0, 0.1, 0.2, 0.3: all are real-like, and their own radii reach 0 and no other real vector
-    assert precision_recall(real, np.arange(4.0)[:, None] / 10) == (1, 0.1)
+    assert shares(real, np.arange(4.0)[:, None] / 10) == (1, 0.1)
     # spread ones: radii of 60 to 90 cover all real vectors, but only 0 is near any
-    assert precision_recall(real, np.array([[0.0], [30.0], [60.0], [90.0]])) == (0.25, 1)
+    assert shares(real, np.array([[0.0], [30.0], [60.0], [90.0]])) == (0.25, 1)
 
 
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = vectors(57, 0), vectors(41, 1, 0.5)
-    expected = precision_recall(a, b)
+    expected = shares(a, b)
     monkeypatch.setattr(neighbours, "BLOCK", 10)
-    assert precision_recall(a, b) == expected
+    assert shares(a, b) == expected
     assert 0 < expected[0] < 1
 
 

@@ -1,11 +1,18 @@
-"""Frechet distances of reweighted volumes: what the weights make of them, and how two systems are paired."""
+"""Scores of reweighted volumes: what the weights make of them, and how two systems are paired."""
 
 import numpy as np
 import pytest
 
 from gem3d_core.errors import BadInput
 from gem3d_core.metrics.fidelity import Moments, frechet_distance
-from gem3d_core.metrics.resampled import frechet_replicates, spread_interval, volume_weights
+from gem3d_core.metrics.neighbours import kernel_distance
+from gem3d_core.metrics.resampled import (
+    frechet_replicates,
+    kernel_replicates,
+    share_replicates,
+    spread_interval,
+    volume_weights,
+)
 
 
 def vectors(n: int, seed: int, features: int) -> np.ndarray:
@@ -62,6 +69,39 @@ def test_equal_volumes_leave_no_doubt_and_one_volume_is_refused() -> None:
     assert found == pytest.approx(np.full(5, expected), rel=1e-8)
     with pytest.raises(BadInput, match=r"over 1 volume\(s\): expected two or more"):
         frechet_replicates(real, one, ["a"] * 10, 5)
+
+
+def test_a_kernel_replicate_is_the_distance_of_the_weighted_vectors() -> None:
+    real, drawn, volumes = vectors(12, 0, 5), vectors(9, 1, 5), np.repeat(["a", "b", "c"], 3)
+    weights = np.repeat([volume_weights(name, 4, seed=3) for name in "abc"], 3, axis=0)
+    for replicate, w in zip(kernel_replicates(real, drawn, volumes, 4, seed=3), weights.T, strict=True):
+        p = w / w.sum()
+        pairs = [(i, j) for i in range(9) for j in range(9) if i != j]
+        own = sum(p[i] * p[j] * kernel(drawn[i], drawn[j]) for i, j in pairs) / sum(p[i] * p[j] for i, j in pairs)
+        known = np.mean([kernel(a, b) for i, a in enumerate(real) for j, b in enumerate(real) if i != j])
+        cross = sum(p[i] * np.mean([kernel(drawn[i], x) for x in real]) for i in range(9))
+        assert replicate == pytest.approx(known + own - 2 * cross)
+
+
+def kernel(a: np.ndarray, b: np.ndarray) -> float:
+    return float((a @ b / len(a) + 1) ** 3)
+
+
+def test_kernel_replicates_lie_about_the_kernel_distance() -> None:
+    real, drawn, volumes = vectors(90, 0, 5), vectors(90, 1, 5), np.repeat([f"v{k}" for k in range(30)], 3)
+    found = kernel_replicates(real, drawn, volumes, 200)
+    assert np.std(found) > 0
+    assert found.mean() == pytest.approx(
+        kernel_distance(real, drawn), abs=3 * np.std(found) / 200**0.5 + 0.1 * np.std(found)
+    )
+
+
+def test_a_share_is_that_of_the_weighted_vectors() -> None:
+    inside, volumes = np.array([True, True, False, False, True]), np.array(["a", "a", "a", "b", "b"])
+    a, b = volume_weights("a", 3), volume_weights("b", 3)
+    assert share_replicates(inside, volumes, 3) == pytest.approx((2 * a + b) / (3 * a + 2 * b))
+    assert share_replicates(~inside, volumes, 3) == pytest.approx((a + b) / (3 * a + 2 * b))
+    assert (share_replicates(np.full(5, True), volumes, 3) == 1).all()
 
 
 def test_the_interval_has_the_value_in_its_middle() -> None:

@@ -257,7 +257,8 @@ def test_faulty_pictures_are_named(tmp_path: Path) -> None:
 
 
 def test_kid_precision_and_recall_stand_plane_by_plane() -> None:
-    values = {f"{metric} {plane}": 0.25 for metric in ("KID", "precision", "recall") for plane in ("axial", "coronal")}
+    score = Interval(0.25, 0.2, 0.3, 8)
+    values = {f"{metric} {plane}": score for metric in ("KID", "precision", "recall") for plane in ("axial", "coronal")}
     table = neighbours_table({"synthetic": values}, extractor="a network")
-    assert table.rows[0] == ("synthetic", "axial", 250.0, 0.25, 0.25)
+    assert table.printed[0] == ["synthetic", "axial", "250.00 [200.00, 300.00]", *["0.25 [0.20, 0.30]"] * 2]
     assert all(isinstance(cell, Missing) for cell in table.rows[2][2:])

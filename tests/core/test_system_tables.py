@@ -10,6 +10,7 @@ from gem3d_core.metrics.intervals import Interval
 from gem3d_core.orderings import claims, claims_table
 from gem3d_core.report import Missing
 from gem3d_core.system_tables import (
+    Cost,
     Reported,
     System,
     budget_table,
@@ -32,20 +33,16 @@ def system(name: str, *tables: str, fid: float = 10.0, score: float = 0.6, **cha
         "tables": tables,
         "fid": {plane: Fid(fid, 100, 90, Interval(fid, fid - 1, fid + 1, 8)) for plane in PLANES},
         "replicates": {plane: fid + shared.normal(0, 1, 20) + rng.normal(0, 0.05, 20) for plane in PLANES},
-        "neighbours": {f"{m} {plane}": 0.5 for m in ("KID", "precision", "recall") for plane in PLANES},
+        "neighbours": {
+            f"{m} {plane}": Interval(0.5, 0.4, 0.6, 8) for m in ("KID", "precision", "recall") for plane in PLANES
+        },
         "ms_ssim": dict(zip(CASES, score + noise, strict=True)),
         "lpips": dict(zip(CASES, 1 - score + noise, strict=True)),
         "border": dict.fromkeys(CASES, 1.1),
         "smoothness": {plane: dict.fromkeys(CASES, 1.05) for plane in PLANES},
         "agreement": dict.fromkeys(CASES, 0.8),
-        "parameters": 5_800_000,
-        "steps": "1900 + 700",
-        "training_seconds": 1200.0,
-        "seconds_per_volume": 4.5,
-        "volumes": 8,
-        "rejected": 1,
         "scored": 7,
-        "sampler": "dpm++, 20 steps",
+        "cost": Cost(5_800_000, "1900 + 700", 1200.0, 4.5, volumes=8, rejected=1, sampler="dpm++, 20 steps"),
     }
     return System(**(values | changes))  # type: ignore[arg-type]  # of many kinds
 
@@ -76,7 +73,7 @@ def test_what_is_missing_is_said() -> None:
     reasons = {"FID": "no weights", "LPIPS": "no trunk", "mask agreement": "no judge"}
     row = replace(system("a", "1", "ours"), **nothing, missing=reasons)
     assert fid_table([row], "x").rows[0][1:4] == (Missing("no weights"),) * 3
-    assert unbiased_table([row]).rows[0][1:] == (*[Missing("no weights")] * 3, Missing("no judge"))
+    assert unbiased_table([row]).rows[0][1:] == (*[Missing("no weights")] * 9, Missing("no judge"))
     told = whole_table([row], "ours", "Ours", "").rows[0]
     assert told[5] == Missing("no trunk")
     assert told[6] == Missing("every volume was drawn in one window")
@@ -86,11 +83,14 @@ def test_what_is_missing_is_said() -> None:
 def test_the_budget_is_told() -> None:
     (row,) = budget_table([system("a", "1")]).printed
     assert row == ["A", "5.80", "1900 + 700", "20.0", "dpm++, 20 steps", "4.50", "9, 1"]
+    assert budget_table([system("held-out", cost=None)]).printed == [], "nobody trained or drew real volumes"
 
 
 def test_kid_precision_and_recall_stand_plane_by_plane_and_agreement_in_percent() -> None:
-    (row,) = unbiased_table([system("a", "1")]).printed
-    assert row[1:] == ["500.0 / 500.0 / 500.0", "0.50 / 0.50 / 0.50", "0.50 / 0.50 / 0.50", "80.0 [80.0, 80.0]"]
+    table = unbiased_table([system("a", "1")])
+    assert [c.name for c in table.columns[1:5]] == [*(f"KID {p}, times 1000" for p in PLANES), "precision axial"]
+    (row,) = table.printed
+    assert row[1:] == [*["500.0 [400.0, 600.0]"] * 3, *["0.50 [0.40, 0.60]"] * 6, "80.0 [80.0, 80.0]"]
 
 
 def reported(fid: float, paired: float) -> dict[str, Reported]:

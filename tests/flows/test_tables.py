@@ -101,8 +101,8 @@ def test_every_row_was_measured_and_its_numbers_are_those_of_its_artifacts(runs:
     for name, row in rows.items():
         assert sorted(row["fid"]) == ["axial", "coronal", "sagittal"], name
         assert len(row["ms_ssim"]) == 1, name
-        assert len(row["agreement"]) == min(row["volumes"], 2), name  # as many as FID compares
-        assert row["training_seconds"] > 0
+        assert len(row["agreement"]) == min(row["cost"]["volumes"], 2), name  # as many as FID compares
+        assert row["cost"]["training_seconds"] > 0
         values = pd.read_parquet(runs.catalog.path(runs.catalog.get(row["artifacts"]["fidelity"]), "values.parquet"))
         of = "synthetic for edited masks" if name == "gem3d-ic-ma" else "synthetic"
         fid = values[(values["metric"] == "FID axial") & (values["of"] == of)]["value"].item()

@@ -21,9 +21,8 @@ from tasks.fidelity_scores import (
     EDITED,
     SYNTHETIC,
     continuity_scores,
-    fid_replicates,
-    fid_scores,
     nearest_training,
+    set_scores,
 )
 from tasks.fidelity_volumes import (
     HELD_OUT,
@@ -109,12 +108,16 @@ def read(
 
 def test_fid_does_not_mix_true_and_edited_masks(tmp_path: Path) -> None:
     sets, missing, reading, *_ = read(tmp_path, ["true", "augmented"] * 3)
-    values = fid_scores(reading, sets)
+    values, _ = set_scores(reading, sets, resamples=0)
     assert missing == {}
     real = feature_moments([(image(ord(case)), OUTLINE) for case in "abc"], pooled)
     for of, seeds in ((SYNTHETIC, (0, 2, 4)), (EDITED, (1, 3, 5)), (HELD_OUT, (ord("d"),))):
         expected = frechet(real, feature_moments([(image(seed), OUTLINE) for seed in seeds], pooled))
-        found = {value.metric: (value.value, value.n_synthetic) for value in values if value.of == of}
+        found = {
+            value.metric: (value.value, value.n_synthetic)
+            for value in values
+            if value.of == of and value.metric.startswith("FID")
+        }
         assert found == {
             f"FID {plane}": (pytest.approx(score.value), score.n_synthetic) for plane, score in expected.items()
         }
@@ -122,11 +125,12 @@ def test_fid_does_not_mix_true_and_edited_masks(tmp_path: Path) -> None:
 
 def test_every_set_of_several_volumes_has_replicates_of_its_own(tmp_path: Path) -> None:
     sets, _, reading, *_ = read(tmp_path, ["true", "augmented"] * 3)
-    table = fid_replicates(reading, sets, resamples=4)
+    values, table = set_scores(reading, sets, resamples=4)
     counted = {of: set(rows["volumes"]) for of, rows in table.groupby("of")}
     assert counted == {SYNTHETIC: {3}, EDITED: {3}}, "a set of one volume has none"
-    assert len(table) == 2 * 3 * 4
-    assert fid_replicates(reading, sets, resamples=0).empty
+    assert {v.metric for v in values if v.of == SYNTHETIC} == set(table["metric"])
+    assert len(table) == 2 * 3 * 4 * 4, "sets, planes, metrics, replicates"
+    assert set_scores(reading, sets, resamples=0)[1].empty
 
 
 @pytest.mark.parametrize(
@@ -141,7 +145,7 @@ def test_a_few_edited_masks_have_a_fid_only_where_they_are_all_there_is(
     tmp_path: Path, variants: list[str], sets: list[str], said: list[str]
 ) -> None:
     found, missing, reading, *_ = read(tmp_path, variants)
-    assert list(dict.fromkeys(value.of for value in fid_scores(reading, found))) == sets
+    assert list(dict.fromkeys(value.of for value in set_scores(reading, found, resamples=0)[0])) == sets
     assert list(missing) == said
 
 
@@ -152,7 +156,9 @@ def test_the_same_masks_are_compared_of_every_system_and_none_accepted_is_said()
 
 
 def test_without_features_there_is_no_fid() -> None:
-    assert fid_scores(Reading(None), [SYNTHETIC, HELD_OUT]) == []
+    values, replicates = set_scores(Reading(None), [SYNTHETIC, HELD_OUT], resamples=4)
+    assert values == []
+    assert replicates.empty
 
 
 def test_edited_masks_have_borders_but_no_real_volume_to_be_as_smooth_as(tmp_path: Path) -> None:
