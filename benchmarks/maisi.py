@@ -174,15 +174,19 @@ def _table(rows: list[Row]) -> Table:
         columns=(
             Column("system"), Column("side", "voxels", digits=0), Column("parameters", "M", digits=1),
             Column("steps", digits=0), Column("calls", "per volume", digits=0),
-            Column("sampling", "s per volume", "lower", 2), Column("decoding", "s per volume", "lower", 2),
+            Column("sampling", "s per volume", "lower", 2), Column("decoding", "s per volume"),
             Column("in all", "us per voxel", "lower", 2), Column("memory", "MiB", "lower", 0),
         ),
         rows=tuple(
-            (r.system, r.side, r.parameters / 1e6, r.steps, r.network_calls, r.sampling_seconds, r.decoding_seconds,
+            (r.system, r.side, r.parameters / 1e6, r.steps, r.network_calls, r.sampling_seconds, _decoding(r),
              r.microseconds_per_voxel, r.peak_bytes / 2**20)
             for r in rows
         ),
     )  # fmt: skip
+
+
+def _decoding(row: Row) -> str:
+    return f"{row.decoding_seconds:.2f}" if row.decoding_seconds else "within sampling"
 
 
 if __name__ == "__main__":

@@ -8,24 +8,32 @@ About two minutes on two cores.
 
 import multiprocessing
 import resource
+import tempfile
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
+import torch
 from provenance import keep
 from random_model import random_model, random_recipes
+from safetensors.torch import save_file
 
 from configs import Config, load
+from gem3d_core.batches import LatentCase
 from gem3d_core.bench.markdown import markdown
 from gem3d_core.codec import PAPER_LAYERS, PAPER_WIDTHS
 from gem3d_core.costs import drawing_peak, plan_training, training_peak, training_units
-from gem3d_core.models import TrainingPlan
-from gem3d_core.report import Cell, Column, Missing, Table
+from gem3d_core.models import Training, TrainingPlan, build, train_slice_model, tune_volume_model
+from gem3d_core.report import Cell, Column, Table
 from gem3d_core.resampling import draw_volumes
+from gem3d_core.schedule import make_schedule
 from gem3d_core.settings import NetworkFacts, NetworkKind, TrainSpec
 
 GIB = 2**30
 PRESETS = {"hippocampus-cpu": (4,), "hippocampus-gpu": (8, 16, 24, 80), "brats-paper": (8, 16, 24, 80)}
 """GiB: of the machine's memory for a profile of the CPU, of a GPU's for the others."""
 LABELS = 3
+STEPS = 3
+"""Of the trainings whose memory is measured."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +49,22 @@ class Row:
     volume: TrainingPlan
     volume_peak: float
     measured_peak: int | None = None
+    slices_measured: int | None = None
+    volume_measured: int | None = None
 
 
 def main() -> None:
     """Compute every row, measure one, then write the table and the numbers."""
     rows = [computed(profile, budget) for profile, budgets in PRESETS.items() for budget in budgets]
     with multiprocessing.get_context("spawn").Pool(1) as alone:
-        rows[0] = replace(rows[0], measured_peak=alone.apply(measured, (rows[0].profile, rows[0].windows)))
+        drawing = alone.apply(measured, (rows[0].profile, rows[0].windows))
+    trained = {}
+    for kind in ("slice", "volume"):
+        with multiprocessing.get_context("spawn").Pool(1) as alone:  # a peak is a process's own
+            trained[kind] = alone.apply(measured_training, (rows[0].profile, kind))
+    rows[0] = replace(
+        rows[0], measured_peak=drawing, slices_measured=trained["slice"], volume_measured=trained["volume"]
+    )
     sections = ["# Memory budgets", markdown(_table(rows))]
     keep("memory", "python benchmarks/memory.py", sections, {"rows": [asdict(row) for row in rows]})
 
@@ -91,33 +108,65 @@ def measured(profile: str, windows: int) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def measured_training(profile: str, kind: NetworkKind) -> int:
+    """The most that this process holds while it makes a few training steps on random latents."""
+    config = load(profile)
+    spec = replace(config.train_slices if kind == "slice" else config.tune_volume, steps=STEPS)
+    facts, size, window = _facts(config, kind), _latent_size(config), config.condition.window
+    rng = torch.Generator().manual_seed(0)
+    cases = [
+        LatentCase(
+            str(k),
+            torch.randn(2 * window, facts.latent_channels, *size, generator=rng),
+            torch.randn(2 * window, facts.mask_channels, *size, generator=rng),
+            2 * window,
+        )
+        for k in range(4)
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        weights, cpu = Path(scratch, "slices.safetensors"), torch.device("cpu")
+        save_file({name: t.contiguous() for name, t in build(_facts(config, "slice"), 0).state_dict().items()}, weights)
+        plan = Training(cases, make_schedule(config.diffusion), spec, 0, Path(scratch), cpu, lambda _step, _loss: None)
+        if kind == "slice":
+            train_slice_model(facts, plan)
+        else:
+            tune_volume_model(facts, weights, plan)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def _table(rows: list[Row]) -> Table:
     return Table(
         title="What `--memory` chooses",
         caption=(
-            "Computed on torch's meta device in float32, with an allowance for kernels and libraries: windows drawn at "
-            "once; pieces of a training batch (r: activations are computed again in the backward pass). Attention is "
-            "counted as if it kept its matrices, which fused kernels do not. Peaks are of a whole process, with a KL "
-            "codec that decodes meanwhile. Measured: a process on the CPU that draws so many windows at once; no GPU "
-            "was measured. Where a peak is above "
-            "its budget, one window, or one slice of a batch, is all that is left to try."
+            "Computed on torch's meta device in float32, with an allowance for kernels and libraries: windows drawn "
+            "at once; pieces of a training batch (r: activations are computed again in the backward pass). Attention "
+            "is counted as if it kept its matrices, which fused kernels do not. Peaks are of a whole process, with a "
+            "KL codec that decodes meanwhile. Measured: processes on the CPU that draw so many windows at once or "
+            "make a few training steps; no GPU was measured. Where a peak is marked as above its budget, one window, "
+            "or one slice of a batch, is all that is left to try: by this count it does not fit."
         ),
         n="computed",
         columns=(
             Column("profile"), Column("budget", "GiB", digits=0), Column("windows at once", digits=0),
-            Column("computed peak", "GiB", digits=1), Column("measured", "GiB", digits=1),
-            Column("train-slices, pieces"), Column("computed peak", "GiB", digits=1),
-            Column("tune-volume, pieces"), Column("computed peak", "GiB", digits=1),
+            Column("computed peak", "GiB"), Column("measured", "GiB"),
+            Column("train-slices, pieces"), Column("computed peak", "GiB"), Column("measured", "GiB"),
+            Column("tune-volume, pieces"), Column("computed peak", "GiB"), Column("measured", "GiB"),
         ),
         rows=tuple(_cells(row) for row in rows),
     )  # fmt: skip
 
 
 def _cells(row: Row) -> tuple[Cell, ...]:
-    peak = Missing("not measured") if row.measured_peak is None else row.measured_peak / GIB
+    def beside_budget(peak: float) -> str:
+        return f"{peak / GIB:.1f}{' (above)' if peak > row.budget * GIB else ''}"
+
+    def seen(peak: int | None) -> str:
+        return "-" if peak is None else f"{peak / GIB:.1f}"
+
     return (
-        row.profile, row.budget, row.windows, row.sampling_peak / GIB, peak,
-        _told(row.slices), row.slices_peak / GIB, _told(row.volume), row.volume_peak / GIB,
+        row.profile, row.budget, row.windows, beside_budget(row.sampling_peak), seen(row.measured_peak),
+        _told(row.slices), beside_budget(row.slices_peak), seen(row.slices_measured),
+        _told(row.volume), beside_budget(row.volume_peak), seen(row.volume_measured),
     )  # fmt: skip
 
 

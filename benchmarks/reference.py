@@ -1,9 +1,10 @@
 """Measure re-sampling beside Algorithm 1 and keep the tables in docs/results/sampling.md and sampling.json.
 
 Examples:
-    python benchmarks/reference.py full --catalog catalog     # all test volumes, three seeds: hours on two cores
+    python benchmarks/reference.py short --catalog catalog    # eight volumes: a quarter of an hour on two cores
     python benchmarks/reference.py steps --catalog catalog    # eight volumes, 5 to 200 steps
-    python benchmarks/reference.py --catalog catalog          # both
+    python benchmarks/reference.py full --catalog catalog     # all test volumes, three seeds: hours
+    python benchmarks/reference.py --catalog catalog          # all three
 
 A measurement can be stopped and started again; each replaces only its own part of the results.
 """
@@ -19,13 +20,13 @@ from pydantic import TypeAdapter
 from gem3d_core.bench.comparison import Comparison, comparison_table
 from gem3d_core.bench.markdown import markdown
 
-RUNS = {"full": ["--full"], "steps": ["--steps", "5,8,10,15,20,25,50,200"]}
+RUNS: dict[str, list[str]] = {"short": [], "full": ["--full"], "steps": ["--steps", "5,8,10,15,20,25,50,200"]}
 
 
 def main() -> None:
     """Measure what is asked for, then write all that was measured so far."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", nargs="?", choices=RUNS, help="both when left out")
+    parser.add_argument("run", nargs="?", choices=RUNS, help="all when left out")
     parser.add_argument("--model", help="volume model; the newest when left out")
     parser.add_argument("--catalog", default="catalog")
     parser.add_argument("--set", action="append", default=[], help="as for gem3d: resample.overlap=2")

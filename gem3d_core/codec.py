@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gem3d_core.errors import BadInput, NotAvailable
 from gem3d_core.out_of_memory import give_back, is_out_of_memory
-from gem3d_core.settings import CodecSpec
+from gem3d_core.settings import CodecSpec, Precision
 
 DETAIL_FLOOR = 1e-3
 """Smallest standard deviation of a wavelet channel that is scaled up; weaker channels are numerically constant."""
@@ -43,7 +43,7 @@ class Codec(Protocol):
     def encode(self, slices: Tensor) -> Tensor:
         """(N, H, W) in [-1, 1] -> (N, c, h, w)."""
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, precision: Precision = "fp32") -> Tensor:
         """(N, c, h, w) -> (N, H, W), not clamped."""
 
     def save(self, folder: Path) -> None:
@@ -109,7 +109,7 @@ class Haar:
 
         return in_batches(encode, HAAR_BATCH, slices)
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, precision: Precision = "fp32") -> Tensor:  # noqa: ARG002 - always exact
         """The exact inverse of `encode`."""
 
         def decode(part: Tensor) -> Tensor:
@@ -190,15 +190,15 @@ class KL:
         with torch.no_grad():
             return in_batches(encode, self.batch, slices)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """(N, c, h, w) -> (N, H, W): the mean of the output channels. On a GPU in bfloat16 where that is safe."""
+    def decode(self, latents: Tensor, precision: Precision = "fp32") -> Tensor:
+        """(N, c, h, w) -> (N, H, W): the mean of the output channels. bf16 and auto: in bfloat16 on a GPU."""
 
         def decode(part: Tensor) -> Tensor:
             coloured: Tensor = self.model.decode(part.to(self.model.device) / self.scale).sample
             return coloured.float().mean(dim=1).to(latents.device)
 
-        on_gpu = self.model.device.type == "cuda"
-        with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
+        half = self.model.device.type == "cuda" and precision != "fp32"
+        with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, enabled=half):
             return in_batches(decode, self.batch, latents)
 
     def save(self, folder: Path) -> None:

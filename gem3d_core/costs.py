@@ -165,7 +165,7 @@ def _arguments(network: Network, facts: NetworkFacts, slices: int, latent_size: 
 
 
 @cache
-def network_flops(device: str, size: int = 1536) -> float:
+def network_flops(device: str) -> float:
     """Operations a second to expect of a network on a device (`auto`, `cpu` or `cuda`); nan for a GPU that is not here.
 
     The speed of a float32 matrix product, measured in well under a second, times the share that networks reach.
@@ -174,10 +174,11 @@ def network_flops(device: str, size: int = 1536) -> float:
     name = ("cuda" if here else "cpu") if device == "auto" else device
     if name == "cuda" and not here:
         return math.nan
-    return EFFICIENCY * _matrix_flops(torch.device(name), size)
+    return EFFICIENCY * _matrix_flops(torch.device(name))
 
 
-def _matrix_flops(device: torch.device, size: int) -> float:
+def _matrix_flops(device: torch.device) -> float:
+    size = 8192 if device.type == "cuda" else 1536  # a smaller product does not fill a GPU
     a = torch.randn(size, size, device=device)
     best = float("inf")
     for _ in range(3):

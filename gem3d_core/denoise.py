@@ -59,7 +59,7 @@ def guided(network: SliceNetwork | WindowNetwork, cond: Conditions, mask: float,
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
         (weight, first), *others = parts
-        made = first(x, t) if weight == 1 else weight * first(x, t)
+        made = weight * first(x, t)  # a tensor of its own: a compiled network writes into the same one again
         for weight, part in others:
             made = made + weight * part(x, t)
         return made

@@ -126,17 +126,18 @@ def train_arm(
     plans: Plans,
     spec: ArmSpec,
     on_epoch: Callable[[int, int], None] | None = None,
+    threads: int = 1,
 ) -> Path:
     """Train nnU-Net on all of the dataset under work/raw by the given plans; returns the model's folder.
 
     Goes on from the last checkpoint after a kill; another plan or `spec` starts afresh. on_epoch gets (epochs
-    done, epochs). Raises Gem3dError when nnU-Net fails.
+    done, epochs); threads: processes that preprocess. Raises Gem3dError when nnU-Net fails.
     """
     workspace = Workspace(work.resolve())
     dataset = _dataset(workspace, dataset_id)
     text = arm_plans(plans, dataset, spec)
     digest = hashlib.sha256((text + plans.fingerprint).encode()).hexdigest()
-    _preprocess(workspace, dataset, plans, text, digest)
+    _preprocess(workspace, dataset, plans, text, digest, threads)
 
     model = workspace.results / dataset / f"{TRAINER}__{PLANS_NAME}__{plans.configuration}"
     if _read(model / DIGEST) != digest:
@@ -163,12 +164,13 @@ def model_files(model: Path) -> dict[str, Path]:
 
 
 def predict_arm(
-    work: Path, model: Path, images: Path, out: Path, spec: ArmSpec, on_output: Output | None = None
+    work: Path, model: Path, images: Path, out: Path, spec: ArmSpec, on_output: Output | None = None, threads: int = 1
 ) -> dict[str, Path]:
     """Predict every image of the folder with the model of `train_arm`; returns the label map of each case.
 
     Finished predictions of the same model are kept. Label maps lie on the written images' RAS grid: bring them
-    back with `read_prediction`. Raises Gem3dError when nnU-Net fails or leaves a case out.
+    back with `read_prediction`. threads: of the processes that read and write, which are half as many each. Raises
+    Gem3dError when nnU-Net fails or leaves a case out.
     """
     workspace = Workspace(work.resolve())
     expected = {f.name.removesuffix(f"_0000{ENDING}") for f in images.glob(f"*_0000{ENDING}")}
@@ -179,7 +181,8 @@ def predict_arm(
     _place_trainer(workspace)
     asked = ["-i", str(images.resolve()), "-o", str(out.resolve()), "-m", str(model.resolve()), "-f", "all"]
     asked += ["-device", spec.device]
-    asked += ["-npp", "1", "-nps", "1", "--continue_prediction", "--disable_progress_bar"]
+    each = str(max(1, threads // 2))
+    asked += ["-npp", each, "-nps", each, "--continue_prediction", "--disable_progress_bar"]
     run_step(
         workspace,
         "predict",
@@ -199,14 +202,14 @@ def read_prediction(path: Path, affine: NDArray[np.floating]) -> np.ndarray:
     return source_array(read_label(path).array, orientation_of(affine))
 
 
-def _preprocess(workspace: Workspace, dataset: str, plans: Plans, text: str, digest: str) -> None:
+def _preprocess(workspace: Workspace, dataset: str, plans: Plans, text: str, digest: str, threads: int) -> None:
     folder = workspace.preprocessed / dataset
     if _read(folder / DIGEST) == digest:
         return
     _write_text(folder / f"{PLANS_NAME}.json", text)
     _write_text(folder / "dataset_fingerprint.json", plans.fingerprint)
     _write_text(folder / "dataset.json", (workspace.raw / dataset / "dataset.json").read_text())
-    asked = ["-d", str(int(dataset[7:10])), "-plans_name", PLANS_NAME, "-c", plans.configuration, "-np", "1"]
+    asked = ["-d", str(int(dataset[7:10])), "-plans_name", PLANS_NAME, "-c", plans.configuration, "-np", str(threads)]
     environment = workspace.environment(workers=1, compiled=False)
     run_step(workspace, "preprocess", (PLANNING, "preprocess_entry"), asked, environment=environment)
     _write_text(folder / DIGEST, digest)

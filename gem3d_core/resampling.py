@@ -94,7 +94,7 @@ def _decoded(model: VolumeModel, recipe: Recipe, latents: Tensor, spec: SampleSp
     # torch gives streams no types
     own_stream = torch.cuda.stream(torch.cuda.Stream()) if model.device.type == "cuda" else nullcontext()  # type: ignore[no-untyped-call]
     with own_stream:
-        slices = model.codec.decode(latents).clamp_(-1, 1)
+        slices = model.codec.decode(latents, spec.precision).clamp_(-1, 1)
     slices[~recipe.outline] = OUTSIDE
     return Drawn(recipe.name, slices, drawn_borders(model, recipe, spec))
 

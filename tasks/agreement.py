@@ -46,19 +46,20 @@ def agreement(run: Run, data: DatasetRefs, judge: str, volumes: str) -> StageRes
         with accelerator(config) as device:
             spec = replace(config.evaluate.arm, device="cuda" if device == "cuda" else "cpu")
             model = trained_model(work.catalog, judge)
-            images = write_images(work.folder / "images", _images(work.catalog, drawn, rows), source.channel)
-            predicted = predict_arm(work.folder, model, images, work.folder / "predicted", spec)
+            threads = config.runtime.threads
+            images = write_images(work.folder / "images", _images(work.catalog, drawn, rows, threads), source.channel)
+            predicted = predict_arm(work.folder, model, images, work.folder / "predicted", spec, threads=threads)
         return _product(work, source, drawn, rows, predicted)
 
     return run_stage(run, stage, make)
 
 
-def _images(catalog: Catalog, volumes: Artifact, rows: list[Row]) -> Iterator[RawCase]:
+def _images(catalog: Catalog, volumes: Artifact, rows: list[Row], threads: int) -> Iterator[RawCase]:
     def read(row: Row) -> RawCase:
         image = read_volume(catalog.path(volumes, f"volumes/{row['volume']}/image.nii.gz"))
         return RawCase(str(row["volume"]), image.array, image.affine)
 
-    return ahead(read, rows, 2)
+    return ahead(read, rows, threads)
 
 
 def _product(work: Work, source: Source, drawn: Artifact, rows: list[Row], predicted: dict[str, Path]) -> Product:

@@ -69,9 +69,11 @@ def downstream(run: Run, data: DatasetRefs, arm: str, dataset: str | None) -> St
         with accelerator(config) as device:
             spec = replace(config.evaluate.arm, device="cuda" if device == "cuda" else "cpu")
             work.progress.total(spec.epochs, f"epochs of nnU-Net on {arm}")
-            model = train_arm(work.folder, ARM_ID, plans, spec, on_epoch=lambda done, _: work.progress.at(done))
+            model = train_arm(
+                work.folder, ARM_ID, plans, spec, on_epoch=lambda done, _: work.progress.at(done), threads=threads
+            )
             images = write_images(work.folder / "test", _images(source, opened.test, threads), source.channel)
-            predicted = predict_arm(work.folder, model, images, work.folder / "predicted", spec)
+            predicted = predict_arm(work.folder, model, images, work.folder / "predicted", spec, threads=threads)
         return _product(work, source, predicted, arm, model_files(model) if dataset is None else {})
 
     return run_stage(run, stage, make)

@@ -206,7 +206,7 @@ def _generate(work: Work, run: Run, latents: str, model: str | None, draws: list
                     save_file({"x0": x0}, building)
             drawn.append(load_file(file)["x0"])
             work.progress.at(first + len(batch))
-    return codec.decode(torch.cat(drawn)).clamp(-1, 1).numpy()
+    return codec.decode(torch.cat(drawn), spec.precision).clamp(-1, 1).numpy()
 
 
 def _product(work: Work, draws: list[Draw], slices: np.ndarray, mode: str, note: str) -> Product:
