@@ -40,6 +40,8 @@ class TableRow(BaseModel):
     """Laid over the profile in this order."""
     settings: Settings = Field(default_factory=dict)
     """What makes the row; nothing changes them."""
+    slower: float = Field(1.0, ge=1)
+    """How many times as long a training step takes as without its settings: so many times fewer are made."""
     paper: dict[str, Reported] = Field(default_factory=dict)
     """By dataset."""
 
@@ -97,9 +99,12 @@ def row_overrides(row: TableRow, profile: str, given: Mapping[str, JsonValue]) -
     config = load(profile, {**given, **of_systems, **row.settings})
     budget, slices, volume = config.tables, config.train_slices.steps, config.tune_volume.steps
     slices, volume = budget.train_slices or slices, budget.tune_volume or volume
-    steps: Settings = {"train_slices.steps": slices, "tune_volume.steps": volume}
     if config.generator == "whole":
-        steps["tune_volume.steps"] = budget.whole or slices + volume
+        volume = budget.whole or slices + volume
+    steps: Settings = {
+        "train_slices.steps": max(1, round(slices / row.slower)),
+        "tune_volume.steps": max(1, round(volume / row.slower)),
+    }
     steps |= {"train_informed.steps": budget.train_informed} if budget.train_informed else {}
     steps |= {"masks.count": budget.masks} if budget.masks else {}
     named: Settings = {"system": row.systems[-1]} if row.systems else {}

@@ -97,8 +97,8 @@ def budget_table(systems: Sequence[System], told: str = MADE_HERE) -> Table:
     return Table(
         title="Budget",
         caption=(
-            "All systems learn from the same training cases, the 3D networks for about as long as both stages of the "
-            "others take. Steps: of the slice model and its volumetric tuning, or of the 3D network alone; last, "
+            "All systems learn from the same training cases and for about as long: one whose steps take longer makes "
+            "fewer of them. Steps: of the slice model and its volumetric tuning, or of the 3D network alone; last, "
             "where slices are generated, of the position-conditioned model. A model that several rows share was "
             "trained once and its minutes stand in each. Volumes that were rejected, or whose edit was given up, are "
             f"in no score. {told}"
