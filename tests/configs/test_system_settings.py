@@ -24,7 +24,7 @@ def test_a_profile_is_gem3d_as_it_has_it() -> None:
 def test_the_papers_configuration_is_that_of_the_paper_profiles() -> None:
     ours, paper = load("hippocampus-cpu", {"system": "paper"}), load("brats-paper")
     assert (ours.condition, ours.diffusion) == (paper.condition, paper.diffusion)
-    assert {**ours.resample.__dict__, "batch": 1, "precision": "fp32"} == paper.resample.__dict__
+    assert {**ours.resample.__dict__, "batch": 1} == paper.resample.__dict__
 
 
 def test_the_baselines_have_no_informed_slice_and_go_their_own_ways() -> None:
