@@ -33,7 +33,8 @@ def _table(compared: TrainingComparison) -> Table:
             f"of KL-f8's size ({compared.codec_parameters / 1e6:.1f} M parameters, random weights) in float32. Stored: "
             f"the same latents, encoded once ({compared.encoding_seconds:.3f} s a slice). Same network "
             f"({compared.network_parameters / 1e6:.1f} M parameters), weights, windows, noise and t. Memory: above "
-            "what the process held before."
+            "what the process held before. Share: operations of matrix products and convolutions a second, forward and "
+            f"backward, over those of the machine's float32 matrix product, {compared.matrix_flops / 1e9:.0f} GFLOP/s."
         ),
         n=f"{STEPS} steps after one that warms up",
         columns=(
@@ -41,6 +42,8 @@ def _table(compared: TrainingComparison) -> Table:
             Column("steps", "per s", "higher", 3),
             Column("first loss", digits=6),
             Column("memory", "MiB", "lower", 0),
+            Column("speed", "GFLOP/s", "higher", 1),
+            Column("share of the matrix product", "%", "higher", 0),
             Column("times as fast", better="higher", digits=1),
         ),
         rows=(_row("literal", compared.reference, 1.0), _row("stored latents", compared.ours, compared.speedup)),
@@ -48,7 +51,8 @@ def _table(compared: TrainingComparison) -> Table:
 
 
 def _row(name: str, pace: Pace, speedup: float) -> tuple[str | float, ...]:
-    return name, pace.steps_per_second, pace.first_loss, pace.peak_bytes / 2**20, speedup
+    speed, share = pace.flops_per_second / 1e9, 100 * pace.share_of_matrix_product
+    return name, pace.steps_per_second, pace.first_loss, pace.peak_bytes / 2**20, speed, share, speedup
 
 
 if __name__ == "__main__":

@@ -78,7 +78,8 @@ def training(
         typer.echo(json.dumps(asdict(compared), indent=1))
         return
     for name, pace in (("literal", compared.reference), ("stored latents", compared.ours)):
-        typer.echo(f"{name:<16}{pace.steps_per_second:9.3f} steps/s{pace.peak_bytes / 2**30:9.2f} GiB")
+        told = f"{pace.steps_per_second:9.3f} steps/s{pace.peak_bytes / 2**30:9.2f} GiB"
+        typer.echo(f"{name:<16}{told}{pace.share_of_matrix_product:8.0%} of a matrix product's speed")
     typer.echo(f"{compared.speedup:.1f} times as fast; first losses differ by {compared.loss_difference:.1e}")
 
 

@@ -19,7 +19,7 @@ from gem3d_core.bench.comparison import Comparison, Speed, largest_difference, s
 from gem3d_core.bench.sampling import Measured, Method, Results, Score, Scores, measure, reference_method
 from gem3d_core.bench.training import TrainingCase, TrainingComparison, compare_training
 from gem3d_core.checkpoints import load_facts
-from gem3d_core.costs import EFFICIENCY, network_cost, network_flops
+from gem3d_core.costs import matrix_flops, network_cost
 from gem3d_core.denoise import resolved
 from gem3d_core.errors import BadInput, NotAvailable
 from gem3d_core.files import atomic
@@ -243,4 +243,4 @@ def _speed(subject: _Subject, model: VolumeModel) -> Speed:
     facts = load_facts(subject.catalog.path(subject.model, "network.json"))
     height, width = (side // model.codec.factor for side in subject.config.prepare.slice_size)
     cost = network_cost(facts, facts.window, (height, width))
-    return Speed(cost.forward_flops, network_flops(model.device.type) / EFFICIENCY)
+    return Speed(cost.forward_flops, matrix_flops(model.device))

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from gem3d_core.batches import LatentCase, draw_windows
 from gem3d_core.bench.effort import watched
 from gem3d_core.codec import KL, PAPER_LAYERS, PAPER_WIDTHS, autoencoder
+from gem3d_core.costs import matrix_flops
 from gem3d_core.denoise import predict_slices
 from gem3d_core.models import Training, build, train_slice_model
 from gem3d_core.networks import SliceNetwork
@@ -41,11 +43,16 @@ class TrainingCase:
 
 @dataclass(frozen=True)
 class Pace:
-    """Of one way to train. seconds: of each step after the first; first_loss: of the first."""
+    """Of one way to train, of the steps after the first; first_loss: of the first.
+
+    flops_per_second: operations of the matrix products and convolutions of a step, forward and backward, a second.
+    """
 
     steps_per_second: float
     first_loss: float
     peak_bytes: int
+    flops_per_second: float
+    share_of_matrix_product: float
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,8 @@ class TrainingComparison:
     encoding_seconds: float
     codec_parameters: int
     network_parameters: int
+    matrix_flops: float
+    """Operations a second of this device's float32 matrix product."""
 
 
 def compare_training(case: TrainingCase, steps: int, codec: KL | None = None) -> TrainingComparison:
@@ -79,8 +88,9 @@ def compare_training(case: TrainingCase, steps: int, codec: KL | None = None) ->
     )
     literal = Training(raw, make_schedule(DiffusionSpec()), spec, 0, Path(), case.device, lambda _step, _loss: None)
     stored = replace(literal, cases=latents, spec=replace(spec, precision=case.precision))
-    theirs = _pace(lambda training: _train_literally(facts, codec, training), literal)
-    ours = _pace(lambda training: train_slice_model(facts, training), stored)
+    peak = matrix_flops(case.device)
+    theirs = _pace(lambda training: _train_literally(facts, codec, training), literal, peak)
+    ours = _pace(lambda training: train_slice_model(facts, training), stored, peak)
     return TrainingComparison(
         speedup=ours.steps_per_second / theirs.steps_per_second,
         reference=theirs,
@@ -89,6 +99,7 @@ def compare_training(case: TrainingCase, steps: int, codec: KL | None = None) ->
         encoding_seconds=encoding,
         codec_parameters=sum(p.numel() for p in codec.model.parameters()),
         network_parameters=sum(p.numel() for p in build(facts, 0).parameters()),
+        matrix_flops=peak,
     )
 
 
@@ -134,15 +145,22 @@ def _train_literally(facts: NetworkFacts, codec: KL, training: Training) -> None
     train(network, parameters, draw, loss, spec, training.seed, training.folder, device, training.on_step)
 
 
-def _pace(run: Callable[[Training], object], training: Training) -> Pace:
-    """Run a training in a folder of its own and time its steps after the first."""
+def _pace(run: Callable[[Training], object], training: Training, peak: float) -> Pace:
+    """Time the steps of a training after its first, then count the operations of one."""
     ticks: list[tuple[float, float]] = []
 
     def on_step(_step: int, loss: float) -> None:
         ticks.append((time.perf_counter(), loss))
 
+    _, effort = watched(lambda: _run_apart(run, replace(training, on_step=on_step)), training.device)
+    pace = (len(ticks) - 1) / (ticks[-1][0] - ticks[0][0])
+    with FlopCounterMode(display=False) as counter:
+        _run_apart(run, replace(training, spec=replace(training.spec, steps=1)))
+    flops = pace * counter.get_total_flops()
+    return Pace(pace, ticks[0][1], effort.peak_bytes, flops, flops / peak)
+
+
+def _run_apart(run: Callable[[Training], object], training: Training) -> None:
+    """In a folder of its own, with nothing to go on from."""
     with tempfile.TemporaryDirectory() as folder:
-        watching = replace(training, folder=Path(folder), on_step=on_step)
-        _, effort = watched(lambda: run(watching), training.device)
-    seconds = ticks[-1][0] - ticks[0][0]
-    return Pace((len(ticks) - 1) / seconds, ticks[0][1], effort.peak_bytes)
+        run(replace(training, folder=Path(folder)))
