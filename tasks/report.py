@@ -54,12 +54,19 @@ def report(
         source = open_source(work.catalog, data.source)
         drawn_from = [parent for ref in volumes for parent in work.catalog.get(ref).parents if parent not in inputs]
         artifacts = [work.catalog.get(ref) for ref in (*inputs, *drawn_from)]
-        written = write_report(_report(work, run, source, opened, artifacts), work.folder / "out")
+        behind = _behind(work.catalog, datasets, artifacts)
+        written = write_report(_report(work, run, source, opened, artifacts, behind), work.folder / "out")
         _distances_csv(work, artifacts)
         files = {str(path.relative_to(work.folder / "out")): path for path in _files(work.folder / "out")}
         return Product(files, {"pages": [path.name for path in written]})
 
     return run_stage(run, stage, make)
+
+
+def _behind(catalog: Catalog, datasets: list[str], told: list[Artifact]) -> list[Artifact]:
+    """What else the datasets come from: volumes and trainings of another system whose dataset is an arm."""
+    found = {a.version: a for ref in datasets for _, a in catalog.lineage(ref) if isinstance(a, Artifact)}
+    return [artifact for version, artifact in found.items() if version not in {a.version for a in told}]
 
 
 def _distances_csv(work: Work, artifacts: list[Artifact]) -> None:
@@ -75,7 +82,10 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _report(work: Work, run: Run, source: Source, prepared: Prepared, artifacts: list[Artifact]) -> Report:
+def _report(
+    work: Work, run: Run, source: Source, prepared: Prepared, artifacts: list[Artifact], behind: list[Artifact]
+) -> Report:
+    """behind: of other systems, told among stages and trainings only."""
     catalog = work.catalog
     metrics = [a for a in artifacts if a.kind == "metrics"]
     measured = next((a for a in metrics if "means" in a.meta), None)
@@ -90,16 +100,17 @@ def _report(work: Work, run: Run, source: Source, prepared: Prepared, artifacts:
         quarantined=_faults(catalog, source),
         not_evaluated=_not_evaluated(run, prepared, measured),
         notes=_stage_notes(artifacts),
-        stages=tuple(_stage(catalog, a) for a in sorted(artifacts, key=_in_order)),
+        stages=tuple(_stage(catalog, a) for a in sorted([*artifacts, *behind], key=_in_order)),
         tables=(
             *fidelity_tables(catalog, run.config, prepared, measured),
             *([downstream_table(arms)] if arms else []),
             *([agreement_table(agreements(catalog, judged, arms["true"]))] if judged else []),
         ),
-        pictures=tuple(_pictures(work, artifacts)),
+        pictures=tuple(_pictures(work, artifacts, [*artifacts, *behind])),
         configuration=as_yaml(_told(run.config)),
         provenance={
-            a.ref.full: f"made by code {a.code_version[:12]}, configuration {a.config_hash[:12]}" for a in artifacts
+            a.ref.full: f"made by code {a.code_version[:12]}, configuration {a.config_hash[:12]}"
+            for a in (*artifacts, *behind)
         },
     )
 
@@ -240,12 +251,12 @@ def _stage(catalog: Catalog, artifact: Artifact) -> Stage:
     return Stage(str(artifact.meta["stage"]), seconds_of(catalog, artifact) / 60, str(artifact.ref))
 
 
-def _pictures(work: Work, artifacts: list[Artifact]) -> list[tuple[str, Path]]:
-    """Volumes first, in the order of the captions, then the losses of every model."""
+def _pictures(work: Work, artifacts: list[Artifact], trained: list[Artifact]) -> list[tuple[str, Path]]:
+    """Volumes first, in the order of the captions, then the losses of every model among `trained`."""
     pictures = []
     for name, caption in CAPTIONS.items():
         pictures += [(caption, work.catalog.view(a) / name) for a in artifacts if name in a.files]
-    for model in (a for a in artifacts if a.kind == "model"):
+    for model in (a for a in trained if a.kind == "model"):
         rows = read_rows(work.catalog.path(model, "losses.parquet"))
         steps, losses = (np.array([row[column] for row in rows]) for column in ("step", "loss"))
         path = loss_curve({str(model.meta["stage"]): (steps, losses)}, work.folder / f"{model.name}.png")

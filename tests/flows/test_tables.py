@@ -162,6 +162,9 @@ def test_another_system_is_an_arm_of_the_evaluation(runs: Runs) -> None:
     report = (Path(runs.enhanced["report"]) / "report.md").read_text()
     assert "## Mask agreement" in report
     assert "| make-a-volume | mean of labels |" in report
+    trained = "model/Phantoms-make-a-volume-volume@"
+    assert any(line.startswith("| tune-volume |") and trained in line for line in report.splitlines())
+    assert "Training loss of Phantoms-make-a-volume-volume" in report
     assert runs.enhanced["metrics"]["mask agreement"] is not None
 
 
