@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass, replace
 
 from matplotlib.figure import Figure
 from provenance import RESULTS, keep
-from random_model import LABELS, random_model, random_recipes
+from random_model import random_model, random_recipes
 
 from configs import load
 from gem3d_core.bench.effort import watched
 from gem3d_core.bench.markdown import markdown
 from gem3d_core.report import Column, Table
-from gem3d_core.resampling import Recipe, VolumeModel, draw_volumes
+from gem3d_core.resampling import Recipe, VolumeModel, draw_volumes, volume_bytes
 from gem3d_core.sampling import count_windows
 from gem3d_core.settings import SampleSpec
 
@@ -73,14 +73,14 @@ def main() -> None:
 def measure(point: Point) -> Point:
     """Draw the point's volumes, after one window that sets the machine up."""
     config = load("hippocampus-cpu")
-    model = random_model(config, point.size)
+    model = random_model(config, (point.size, point.size))
     spec = replace(config.resample, steps=STEPS, precision="fp32")
-    _drain(model, random_recipes(config.condition.window, 1, point.size), spec)
-    _, effort = watched(lambda: _drain(model, random_recipes(point.Z, point.volumes, point.size), spec), model.device)
+    size = (point.size, point.size)
+    _drain(model, random_recipes(config.condition.window, 1, size), spec)
+    _, effort = watched(lambda: _drain(model, random_recipes(point.Z, point.volumes, size), spec), model.device)
     windows = point.volumes * count_windows([point.Z], config.condition, spec)
     flying = min(point.volumes, spec.batch)
-    pixels = flying * point.Z * point.size**2
-    held = pixels * (4 + 4 + 8 + 1) + pixels * 4 * (len(LABELS) + 1) // model.codec.factor**2
+    held = flying * volume_bytes(model.network.facts, model.codec.factor, (point.Z, *size))
     return replace(point, windows=windows, seconds=effort.seconds, peak_bytes=effort.peak_bytes, held_bytes=held)
 
 

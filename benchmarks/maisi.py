@@ -125,12 +125,12 @@ def _flow(network: DiffusionModelUNetMaisi, x: Tensor) -> Tensor:
 def ours(side: int, profile: str) -> Row:
     """A volume of `side` slices (side, side) by the network of a profile, a mean over those that share batches."""
     config, spec, volumes = load(profile), load("hippocampus-cpu").resample, OURS[profile]
-    model = random_model(config, side)
-    for _ in draw_volumes(model, random_recipes(config.condition.window, 1, side), replace(spec, steps=1)):
+    model = random_model(config, (side, side))
+    for _ in draw_volumes(model, random_recipes(config.condition.window, 1, (side, side)), replace(spec, steps=1)):
         pass  # sets the machine up
 
     def draw() -> None:
-        for _ in draw_volumes(model, random_recipes(side, volumes, side), spec):
+        for _ in draw_volumes(model, random_recipes(side, volumes, (side, side)), spec):
             pass
 
     _, effort = watched(draw, model.device)

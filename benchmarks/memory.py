@@ -101,9 +101,9 @@ def _latent_size(config: Config) -> tuple[int, int]:
 def measured(profile: str, windows: int) -> int:
     """The most that this process holds, having drawn as many windows at once as were computed."""
     config = load(profile)
-    side = max(config.prepare.slice_size)
-    model, spec = random_model(config, side), replace(config.resample, batch=windows, steps=2)
-    for _ in draw_volumes(model, random_recipes(config.condition.window, windows, side), spec):
+    size, spec = config.prepare.slice_size, replace(config.resample, batch=windows, steps=2)
+    recipes = random_recipes(config.condition.window, windows, size, LABELS)
+    for _ in draw_volumes(random_model(config, size, LABELS), recipes, spec):
         pass
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
@@ -141,9 +141,10 @@ def _table(rows: list[Row]) -> Table:
             "Computed on torch's meta device in float32, with an allowance for kernels and libraries: windows drawn "
             "at once; pieces of a training batch (r: activations are computed again in the backward pass). Attention "
             "is counted as if it kept its matrices, which fused kernels do not. Peaks are of a whole process, with a "
-            "KL codec that decodes meanwhile. Measured: processes on the CPU that draw so many windows at once or "
-            "make a few training steps; no GPU was measured. Where a peak is marked as above its budget, one window, "
-            "or one slice of a batch, is all that is left to try: by this count it does not fit."
+            "KL codec that decodes meanwhile; without the volumes in flight, which take from a CPU's budget too. "
+            "Measured: processes on the CPU that draw so many windows at once or make a few training steps; no GPU was "
+            "measured. Where a peak is marked as above its budget, one window, or one slice of a batch, is all that is "
+            "left to try: by this count it does not fit."
         ),
         n="computed",
         columns=(

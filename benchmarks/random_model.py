@@ -13,30 +13,28 @@ from gem3d_core.schedule import make_schedule
 from gem3d_core.settings import NetworkFacts
 from gem3d_core.volumetric import VolumeNetwork
 
-LABELS = (1, 2)
 
-
-def random_model(config: Config, size: int) -> VolumeModel:
-    """The network of a profile on latents of (size, size) slices, on the CPU; a KL codec is of the paper's size."""
+def random_model(config: Config, size: tuple[int, int], labels: int = 2) -> VolumeModel:
+    """The network of a profile on latents of slices (H, W), on the CPU; a KL codec is of the paper's size."""
     cpu, condition = torch.device("cpu"), config.condition
     kl = config.codec.kind == "kl"
-    codec = paper_codec(cpu) if kl else fit_haar(config.codec, torch.rand(8, size, size) * 2 - 1)
-    mask_channels = codec.channels if condition.mask == "codec" else len(LABELS) + 1
+    codec = paper_codec(cpu) if kl else fit_haar(config.codec, torch.rand(8, *size) * 2 - 1)
+    mask_channels = codec.channels if condition.mask == "codec" else labels + 1
     facts = NetworkFacts("volume", config.unet, codec.channels, mask_channels, condition)
     network = build(facts, 0)
     assert isinstance(network, VolumeNetwork)
     network.requires_grad_(False).eval()
-    return VolumeModel(network, codec, make_schedule(config.diffusion), LABELS, cpu)
+    return VolumeModel(network, codec, make_schedule(config.diffusion), tuple(range(1, labels + 1)), cpu)
 
 
-def random_recipes(Z: int, volumes: int, size: int) -> Iterator[Recipe]:
-    """Volumes of Z slices (size, size) to draw, each begun in its middle."""
+def random_recipes(Z: int, volumes: int, size: tuple[int, int], labels: int = 2) -> Iterator[Recipe]:
+    """Volumes of Z slices (H, W) to draw, each begun in its middle."""
     rng = torch.Generator().manual_seed(0)
-    shape = (Z, size, size)
+    shape = (Z, *size)
     for index in range(volumes):
         yield Recipe(
             name=str(index),
-            mask=torch.randint(3, shape, generator=rng),
+            mask=torch.randint(labels + 1, shape, generator=rng),
             outline=torch.ones(shape, dtype=torch.bool),
             informed=torch.rand(shape[1:], generator=rng) * 2 - 1,
             p=0.5,

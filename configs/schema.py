@@ -2,7 +2,7 @@
 
 import os
 import re
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -102,6 +102,8 @@ class Tables(Section):
     """Steps of a 3D network on whole volumes, best as many as take as long as both stages; none: of both together."""
     masks: int | None = Field(None, ge=1)
     """Training masks, evenly spaced, that each system draws a volume for."""
+    slower: dict[str, Annotated[float, Field(ge=1)]] = Field(default_factory=dict)
+    """By row, how many times as long its training steps take as those of `paper`: so many times fewer are made."""
 
 
 class Runtime(Section):

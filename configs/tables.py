@@ -40,8 +40,6 @@ class TableRow(BaseModel):
     """Laid over the profile in this order."""
     settings: Settings = Field(default_factory=dict)
     """What makes the row; nothing changes them."""
-    slower: float = Field(1.0, ge=1)
-    """How many times as long a training step takes as without its settings: so many times fewer are made."""
     paper: dict[str, Reported] = Field(default_factory=dict)
     """By dataset."""
 
@@ -101,10 +99,17 @@ def row_overrides(row: TableRow, profile: str, given: Mapping[str, JsonValue]) -
     slices, volume = budget.train_slices or slices, budget.tune_volume or volume
     if config.generator == "whole":
         volume = budget.whole or slices + volume
+    for name in budget.slower:
+        if name not in (known := [other.name for other in _document().rows]):
+            raise BadInput(f"tables.slower: no row {name!r}{nearest(name, known)}")
+    slower = budget.slower.get(row.name, 1.0)
     steps: Settings = {
-        "train_slices.steps": max(1, round(slices / row.slower)),
-        "tune_volume.steps": max(1, round(volume / row.slower)),
+        "train_slices.steps": max(1, round(slices / slower)),
+        "tune_volume.steps": max(1, round(volume / slower)),
     }
+    if slower > 1:  # as long a part of the training as in the other rows
+        steps["train_slices.warmup"] = max(1, round(config.train_slices.warmup / slower))
+        steps["tune_volume.warmup"] = max(1, round(config.tune_volume.warmup / slower))
     steps |= {"train_informed.steps": budget.train_informed} if budget.train_informed else {}
     steps |= {"masks.count": budget.masks} if budget.masks else {}
     named: Settings = {"system": row.systems[-1]} if row.systems else {}

@@ -62,12 +62,14 @@ def in_batches(function: Callable[..., Tensor], batch: int, *volumes: Tensor) ->
     N, first = len(volumes[0]), 0
     made: Tensor | None = None
     while made is None or first < N:
+        part = None
         try:
             part = function(*(volume[first : first + batch] for volume in volumes))
         except RuntimeError as error:
             if batch == 1 or not is_out_of_memory(error):
                 raise
             batch //= 2
+        if part is None:
             give_back(volumes[0].device)
             continue
         if made is None:

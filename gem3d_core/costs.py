@@ -13,9 +13,11 @@ from gem3d_core.codec import autoencoder
 from gem3d_core.image_encoders import blank
 from gem3d_core.memory import (
     MOST_WINDOWS,
+    NONE_IN_FLIGHT,
     OVERHEAD,
     PROCESS_BYTES,
     Arguments,
+    InFlight,
     blank_arguments,
     codec_bytes,
     live_bytes,
@@ -118,6 +120,7 @@ def drawing_peak(
     latent_size: tuple[int, int],
     budget: float,
     most: int = MOST_WINDOWS,
+    flying: InFlight = NONE_IN_FLIGHT,
 ) -> tuple[int, float]:
     """Windows that are drawn at once within a budget of bytes, at most `most`, and the bytes to expect of the process.
 
@@ -127,10 +130,10 @@ def drawing_peak(
     assert not isinstance(network, UNet2DConditionModel)
     with torch.device("meta"):
         decoder = None if codec is None else autoencoder(*codec)
-    fitting, slices = plan_drawing(network, decoder, latent_size, budget)
+    fitting, slices = plan_drawing(network, decoder, latent_size, budget, flying)
     windows = max(1, min(fitting, most))
     held = live_bytes(network, lambda: (blank_arguments(facts, windows * facts.window, latent_size), {}))
-    peak = PROCESS_BYTES + weight_bytes(network) + OVERHEAD * held
+    peak = PROCESS_BYTES + weight_bytes(network) + OVERHEAD * held + (windows + flying.waiting) * flying.volume
     if decoder is not None:
         peak += weight_bytes(decoder) + OVERHEAD * codec_bytes(decoder, slices, latent_size)
     return windows, peak
@@ -170,11 +173,15 @@ def network_flops(device: str) -> float:
 
     The speed of a float32 matrix product, measured in well under a second, times the share that networks reach.
     """
-    here = torch.cuda.is_available()
-    name = ("cuda" if here else "cpu") if device == "auto" else device
-    if name == "cuda" and not here:
+    name = device_type(device)
+    if name == "cuda" and not torch.cuda.is_available():
         return math.nan
     return EFFICIENCY * matrix_flops(torch.device(name))
+
+
+def device_type(device: str) -> str:
+    """`cpu` or `cuda`: what `auto` means on this machine."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 def matrix_flops(device: torch.device) -> float:

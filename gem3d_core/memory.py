@@ -3,7 +3,7 @@
 import math
 import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TypeAlias
 
@@ -31,6 +31,21 @@ CODEC_SHARE = 0.25
 """Of the memory beside the weights, for a codec that decodes while windows are drawn."""
 PROCESS_BYTES = 2**30
 """Of a process before it has a network: the libraries, or a GPU's context."""
+
+
+@dataclass(frozen=True)
+class InFlight:
+    """Volumes that a process holds beside the calls of a network.
+
+    volume: bytes of one, which every window of a call may have of its own; waiting: how many more may be drawn and not
+    written yet.
+    """
+
+    volume: float = 0
+    waiting: int = 0
+
+
+NONE_IN_FLIGHT = InFlight()
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # it comes without types
@@ -106,7 +121,7 @@ def weight_bytes(module: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in chain(module.parameters(), module.buffers()))
 
 
-def largest_batch(one: int, two: int, budget: float) -> int:
+def largest_batch(one: float, two: float, budget: float) -> int:
     """How many fit into a budget of bytes, perhaps none; a batch of one and of two takes so much, others in line."""
     return max(0, 1 + math.floor((budget / OVERHEAD - one) / (two - one)))
 
@@ -121,30 +136,39 @@ def blank_arguments(facts: NetworkFacts, slices: int, size: tuple[int, int]) -> 
     return x, torch.zeros(slices, dtype=torch.long), conditions
 
 
-def windows_that_fit(network: WindowNetwork | SliceNetwork, size: tuple[int, int], room: float) -> int:
+def windows_that_fit(
+    network: WindowNetwork | SliceNetwork, size: tuple[int, int], room: float, volume: float = 0
+) -> int:
     """How many windows of latents (h, w) one call may denoise within so many bytes beside its weights; at least one.
 
-    Counted in float32: under autocast a call holds less.
+    volume: bytes of a volume in flight, of which each window may have its own. Counted in float32: under autocast a
+    call holds less.
     """
     facts = network.facts
 
-    def bytes_of(windows: int) -> int:
-        return live_bytes(network, lambda: (blank_arguments(facts, windows * facts.window, size), {}))
+    def bytes_of(windows: int) -> float:
+        call = live_bytes(network, lambda: (blank_arguments(facts, windows * facts.window, size), {}))
+        return call + windows * volume / OVERHEAD  # they are what they are
 
     return max(1, largest_batch(bytes_of(1), bytes_of(2), room))
 
 
 def plan_drawing(
-    network: WindowNetwork | SliceNetwork, codec: AutoencoderKL | None, size: tuple[int, int], budget: float
+    network: WindowNetwork | SliceNetwork,
+    codec: AutoencoderKL | None,
+    size: tuple[int, int],
+    budget: float,
+    flying: InFlight = NONE_IN_FLIGHT,
 ) -> tuple[int, int]:
     """Windows of latents (h, w) that one call may denoise, and slices that an autoencoder may decode meanwhile.
 
-    budget: bytes for the whole process.
+    budget: bytes for the whole process. flying: the volumes that the same memory holds, as on a CPU.
     """
     room = budget - PROCESS_BYTES - weight_bytes(network) - (0 if codec is None else weight_bytes(codec))
+    room -= flying.waiting * flying.volume
     share = 0.0 if codec is None else CODEC_SHARE * room
     slices = 1 if codec is None else slices_that_pass(codec, size, share)
-    return min(MOST_WINDOWS, windows_that_fit(network, size, room - share)), slices
+    return min(MOST_WINDOWS, windows_that_fit(network, size, room - share, flying.volume)), slices
 
 
 def codec_bytes(model: AutoencoderKL, slices: int, size: tuple[int, int]) -> int:

@@ -14,7 +14,7 @@ from gem3d_core.conditions import encode_mask
 from gem3d_core.networks import SliceNetwork, WindowNetwork
 from gem3d_core.sampling import VolumeRequest, sample_volumes
 from gem3d_core.schedule import Schedule
-from gem3d_core.settings import SampleSpec
+from gem3d_core.settings import NetworkFacts, SampleSpec
 from gem3d_core.windows import plan_volume, start_slice, window_borders
 
 OUTSIDE = -1.0
@@ -59,6 +59,14 @@ class Drawn:
     name: str
     slices: Tensor
     borders: tuple[int, ...]
+
+
+def volume_bytes(facts: NetworkFacts, factor: int, shape: tuple[int, int, int]) -> int:
+    """Of a volume (Z, H, W) while it is drawn: slices, mask and outline; latents, `factor` smaller, and conditions."""
+    Z, H, W = shape
+    informed = facts.latent_channels if facts.condition.informed else 0
+    encoded = Z * (facts.latent_channels + facts.mask_channels) + informed
+    return Z * H * W * (4 + 8 + 1) + 4 * encoded * (H // factor) * (W // factor)
 
 
 def draw_volumes(

@@ -89,13 +89,15 @@ def sample_volumes(
         if not flying:
             return
 
-        jobs = jobs[:batch]
+        jobs, windows = jobs[:batch], None
         try:
             windows = _draw(network, _filled_up(jobs, network, batch), schedule, spec, device)[: len(jobs)]
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             batch = _halved(batch if _is_fixed(network) else len(jobs), device, error)
+        if windows is None:
+            give_back(device)
             continue
         for (volume, k), drawn in zip(jobs, windows, strict=True):
             volume.waiting.remove(k)
@@ -124,7 +126,6 @@ def _halved(batch: int, device: torch.device, error: RuntimeError) -> int:
             f"one window does not fit into the memory of {device} ({error}): use a smaller network or "
             "slice_size, or a device with more memory"
         ) from error
-    give_back(device)
     return batch // 2
 
 

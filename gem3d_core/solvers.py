@@ -15,6 +15,10 @@ from gem3d_core.denoise import Denoise
 from gem3d_core.schedule import Schedule
 from gem3d_core.settings import SampleSpec
 
+REACH = 1.75
+"""How much longer than the step before a step counts as when the clean signal is carried on along both. The last step
+of the leading grid is four times as long, and the whole of it overshoots: volumes come out 10% too contrasty."""
+
 Noise = Callable[[], Tensor]
 """Fresh standard normal noise of the shape of x."""
 
@@ -89,7 +93,8 @@ def dpm_step(x: Tensor, x0: Tensor, schedule: Schedule, t: int, s: int, previous
     """One step of DPM-Solver++ 2M (Lu et al., Algorithm 2), of first order where there is no step before.
 
     With lambda = log(alpha / sigma) and h = lambda_s - lambda_t, exp(-h) = alpha_t sigma_s / (alpha_s sigma_t).
-    The first step from alpha = 0 and the last to sigma = 0 have infinite h and are of first order.
+    The first step from alpha = 0 and the last to sigma = 0 have infinite h and are of first order; a step much longer
+    than the one before is extrapolated by `REACH` only.
     """
     alpha_t, sigma_t = _levels(schedule, t, x)
     alpha_s, sigma_s = _levels(schedule, s, x)
@@ -97,7 +102,7 @@ def dpm_step(x: Tensor, x0: Tensor, schedule: Schedule, t: int, s: int, previous
     if previous is not None and s >= 0:
         h = _log_snr(schedule, s) - _log_snr(schedule, t)
         h_before = _log_snr(schedule, t) - _log_snr(schedule, previous.t)
-        x0 = x0 + (h / h_before) / 2 * (x0 - previous.x0)
+        x0 = x0 + min(h / h_before, REACH) / 2 * (x0 - previous.x0)
     return (sigma_s / sigma_t) * x + alpha_s * (1 - decay) * x0
 
 

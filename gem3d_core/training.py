@@ -183,9 +183,9 @@ class _Run:
                         "use a smaller network or slice_size, or a device with more memory"
                     ) from error
                 self.rng.set_state(before)
-                give_back(device)
             else:
                 return value, names
+            give_back(device)
 
     @staticmethod
     def _require_finite(what: str, value: float, step: int, names: Iterable[str]) -> None:

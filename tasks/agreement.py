@@ -8,6 +8,7 @@ import numpy as np
 
 from data_catalog import Artifact, Catalog
 from gem3d_core.ahead import ahead
+from gem3d_core.metrics.overlap import CaseOverlap
 from gem3d_core.nnunet import RawCase, predict_arm, read_prediction, write_images
 from gem3d_core.split import evenly
 from gem3d_core.volumes import read_label, read_volume
@@ -49,7 +50,7 @@ def agreement(run: Run, data: DatasetRefs, judge: str, volumes: str) -> StageRes
             threads = config.runtime.threads
             images = write_images(work.folder / "images", _images(work.catalog, drawn, rows, threads), source.channel)
             predicted = predict_arm(work.folder, model, images, work.folder / "predicted", spec, threads=threads)
-        return _product(work, source, drawn, rows, predicted)
+        return _product(work, source, drawn, rows, predicted, threads)
 
     return run_stage(run, stage, make)
 
@@ -62,18 +63,21 @@ def _images(catalog: Catalog, volumes: Artifact, rows: list[Row], threads: int) 
     return ahead(read, rows, threads)
 
 
-def _product(work: Work, source: Source, drawn: Artifact, rows: list[Row], predicted: dict[str, Path]) -> Product:
+def _product(
+    work: Work, source: Source, drawn: Artifact, rows: list[Row], predicted: dict[str, Path], threads: int
+) -> Product:
     import pandas as pd
 
-    scores = []
-    for done, row in enumerate(rows, start=1):
+    def scored(row: Row) -> tuple[Row, CaseOverlap]:
         name = str(row["volume"])
         truth = read_label(work.catalog.path(drawn, f"volumes/{name}/label.nii.gz"))
-        prediction = read_prediction(predicted[name], truth.affine).astype(np.int16)
-        found = score(source, prediction, truth)
+        return row, score(source, read_prediction(predicted[name], truth.affine).astype(np.int16), truth)
+
+    scores = []
+    for done, (row, found) in enumerate(ahead(scored, rows, threads), start=1):
         for label, overlap in {**found.labels, MEAN: found.mean}.items():
             told = {"dice": overlap.dice, "hd95": overlap.hd95}
-            scores.append({"volume": name, "variant": row["variant"], "label": label, **told})
+            scores.append({"volume": row["volume"], "variant": row["variant"], "label": label, **told})
         work.progress.at(done)
     table = pd.DataFrame(scores)
     table.to_parquet(work.folder / "agreement.parquet")

@@ -176,7 +176,7 @@ def _scratch_key(subject: _Subject, ours: Method, missing: Mapping[str, str], de
         "seeds": subject.seeds,
         "method": ours,
         "missing": sorted(missing),
-        "code": code_version("gem3d_core.bench.sampling"),
+        "code": code_version(__name__),
         "device": _device_name(device),
         "threads": torch.get_num_threads(),
     }
@@ -243,4 +243,4 @@ def _speed(subject: _Subject, model: VolumeModel) -> Speed:
     facts = load_facts(subject.catalog.path(subject.model, "network.json"))
     height, width = (side // model.codec.factor for side in subject.config.prepare.slice_size)
     cost = network_cost(facts, facts.window, (height, width))
-    return Speed(cost.forward_flops, matrix_flops(model.device))
+    return Speed(cost.forward_flops, matrix_flops(model.device), facts.condition.informed)

@@ -74,7 +74,7 @@ def downstream(run: Run, data: DatasetRefs, arm: str, dataset: str | None) -> St
             )
             images = write_images(work.folder / "test", _images(source, opened.test, threads), source.channel)
             predicted = predict_arm(work.folder, model, images, work.folder / "predicted", spec, threads=threads)
-        return _product(work, source, predicted, arm, model_files(model) if dataset is None else {})
+        return _product(work, source, predicted, arm, model_files(model) if dataset is None else {}, threads)
 
     return run_stage(run, stage, make)
 
@@ -129,15 +129,19 @@ def score(source: Source, prediction: np.ndarray, truth: Volume) -> CaseOverlap:
     return score_case(prediction * known, truth.array * known, labels, voxel_sizes(truth.affine))
 
 
-def _product(work: Work, source: Source, predicted: dict[str, Path], arm: str, model: dict[str, Path]) -> Product:
+def _product(
+    work: Work, source: Source, predicted: dict[str, Path], arm: str, model: dict[str, Path], threads: int
+) -> Product:
     """Scores of every test case against the source's own label map."""
     import pandas as pd
 
+    def scored(item: tuple[str, Path]) -> tuple[str, CaseOverlap]:
+        (case, path), truth = item, source.cases[item[0]].read_label()
+        return case, score(source, read_prediction(path, truth.affine).astype(np.int16), truth)
+
     rows = []
-    for case, path in predicted.items():
-        truth = source.cases[case].read_label()
-        scored = score(source, read_prediction(path, truth.affine).astype(np.int16), truth)
-        for label, overlap in {**scored.labels, MEAN: scored.mean}.items():
+    for case, found in ahead(scored, predicted.items(), threads):
+        for label, overlap in {**found.labels, MEAN: found.mean}.items():
             rows.append({"arm": arm, "case": case, "label": label, "dice": overlap.dice, "hd95": overlap.hd95})
     table = pd.DataFrame(rows)
     table.to_parquet(work.folder / "scores.parquet")

@@ -13,6 +13,7 @@ from gem3d_core.codec import PAPER_LAYERS, PAPER_WIDTHS, trained_widths
 from gem3d_core.costs import (
     Cost,
     codec_flops,
+    device_type,
     drawing_peak,
     network_cost,
     network_flops,
@@ -27,7 +28,7 @@ from gem3d_core.models import TrainingPlan
 from gem3d_core.settings import NetworkFacts, NetworkKind, TrainSpec, UNetSpec
 from tasks.informed import variants
 from tasks.stage import StageName
-from tasks.volume_model import useful_batch
+from tasks.volume_model import useful_batch, volumes_beside
 from tasks.workload import Load
 
 BACKWARD = 2.0
@@ -189,10 +190,10 @@ def _drawing(load: Load, depths: list[int], windows: int) -> tuple[int, float, f
     facts, size, budget = _facts(load, config.generator, config.unet), _latent_size(config), config.runtime.memory_bytes
     batch, peak = spec.batch, None
     if budget is not None:
-        fitting, peak = drawing_peak(
-            facts, _codec_shape(config), size, budget, useful_batch(config, load.drawn_under, depths)
-        )
-        batch = fitting
+        factor = config.prepare.slice_size[0] // size[0]
+        flying = volumes_beside(config, facts, factor, depths, device_type(config.runtime.device))
+        most = useful_batch(config, load.drawn_under, depths)
+        batch, peak = drawing_peak(facts, _codec_shape(config), size, budget, most, flying)
     cost = _cost(load, config.generator, config.unet, n)
     steps = ((spec.steps - 1) * spec.resample + 1) * guidance_calls(spec, informed=config.condition.informed)
     operations = windows * steps * cost.forward_flops

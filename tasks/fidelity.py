@@ -79,7 +79,7 @@ def fidelity(run: Run, data: DatasetRefs, features: str, volume_model: str, volu
             reading = _reading(work, of_real, config, device)
             train, real = read_training(prepared, cases, work.progress, threads)
             paired = draw_paired(work, run, prepared, data.latents, volume_model, device) if prepared.test else []
-            test = read_test(prepared, paired, lpips, prepared.test[:PICTURE_ROWS])
+            test = read_test(prepared, paired, lpips, prepared.test[:PICTURE_ROWS], threads)
             opened = (open_synthetic(work.catalog, *one, threads) for one in zip(repeats, rows, strict=True))
             drawn = read_drawn(reading, opened, train, of_volume, names)
         values, replicates = set_scores(reading, sets, config.evaluate.fid_resamples)

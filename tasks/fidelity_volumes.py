@@ -102,7 +102,7 @@ class TestVolumes:
 
 
 def read_test(
-    prepared: Prepared, paired: Iterable[Paired], lpips: nn.Module | None, pictured: Collection[str]
+    prepared: Prepared, paired: Iterable[Paired], lpips: nn.Module | None, pictured: Collection[str], threads: int
 ) -> TestVolumes:
     """All test volumes, those with a drawn one first. `lpips`: none, not measured."""
     test = TestVolumes()
@@ -115,9 +115,8 @@ def read_test(
         test.continuity[one.case] = continuity(one, look(one.slices), test.seen[one.case])
         if one.case in pictured:
             test.pictured.append(pair)
-    for case in prepared.test:
-        if case not in test.seen:
-            test.seen[case] = look(prepared.image(case))
+    alone = [case for case in prepared.test if case not in test.seen]
+    test.seen |= ahead(lambda case: (case, look(prepared.image(case))), alone, threads)
     return test
 
 

@@ -168,11 +168,11 @@ def _donor(prepared: Prepared, case: str, seed: int) -> str:
 
 
 def _cross(prepared: Prepared, draws: list[Draw]) -> np.ndarray:
-    """(N, H, W), each donor's volume read once."""
+    """(N, H, W), each donor's volume read once and not kept."""
     rows: dict[int, np.ndarray] = {}
     for donor in sorted({draw.donor for draw in draws if draw.donor}):
         image = prepared.image(donor)
-        rows.update({i: image[d.donor_slice] for i, d in enumerate(draws) if d.donor == donor})
+        rows.update({i: image[d.donor_slice].copy() for i, d in enumerate(draws) if d.donor == donor})
     return np.stack([rows[i] for i in range(len(draws))])
 
 

@@ -36,7 +36,7 @@ from tasks.inputs import (
 from tasks.latents import stored_condition
 from tasks.policy import accelerator, stage_task
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
-from tasks.volume_model import open_volume_model, sampler, sampling_identity
+from tasks.volume_model import open_volume_model, sampler, sampling_identity, writing_ahead
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -190,7 +190,7 @@ def _draw_all(work: Work, model: VolumeModel, inputs: _Inputs, entries: list[_En
             entry, outline = waiting[drawn.name], outlines.pop(drawn.name)
             folder = work.folder / drawn.name
             writing.append(pool.submit(_write, folder, inputs, entry, drawn, outline, run.seed, repeat))
-            while len(writing) > 2 * run.config.runtime.threads:
+            while len(writing) > writing_ahead(run.config):
                 writing.pop(0).result()  # bounds what waits in memory, and shows a full disk at once
         for future in writing:
             future.result()

@@ -11,13 +11,13 @@ from configs import Config
 from data_catalog import Artifact, Catalog
 from gem3d_core.codec import KL
 from gem3d_core.errors import BadInput, Gem3dError
-from gem3d_core.memory import budget_on, plan_drawing
+from gem3d_core.memory import NONE_IN_FLIGHT, InFlight, budget_on, plan_drawing
 from gem3d_core.models import load_network
 from gem3d_core.networks import SliceNetwork, WindowNetwork
-from gem3d_core.resampling import VolumeModel
+from gem3d_core.resampling import DECODED_AHEAD, VolumeModel, volume_bytes
 from gem3d_core.sampling import windows_at_once
 from gem3d_core.schedule import make_schedule
-from gem3d_core.settings import ConditionSpec, SampleSpec
+from gem3d_core.settings import ConditionSpec, NetworkFacts, SampleSpec
 from tasks.inputs import run_of_model
 from tasks.latents import encoder_files, open_codec
 
@@ -36,12 +36,27 @@ def sampler(config: Config, model: VolumeModel, depths: list[int]) -> SampleSpec
     if budget is None:
         return config.resample
     size, codec = (height // model.codec.factor, width // model.codec.factor), model.codec
-    fitting, slices = plan_drawing(model.network, codec.model if isinstance(codec, KL) else None, size, budget)
+    kl = codec.model if isinstance(codec, KL) else None
+    beside = volumes_beside(config, model.network.facts, codec.factor, depths, model.device.type)
+    fitting, slices = plan_drawing(model.network, kl, size, budget, beside)
     if isinstance(codec, KL):
         codec.batch = slices
     return replace(
         config.resample, batch=max(1, min(fitting, useful_batch(config, model.network.facts.condition, depths)))
     )
+
+
+def volumes_beside(config: Config, facts: NetworkFacts, factor: int, depths: list[int], device: str) -> InFlight:
+    """What the memory in which a network is called holds of volumes: on a GPU nothing."""
+    if device == "cuda" or not depths:
+        return NONE_IN_FLIGHT
+    largest = volume_bytes(facts, factor, (max(depths), *config.prepare.slice_size))
+    return InFlight(largest, waiting=DECODED_AHEAD + 1 + writing_ahead(config))
+
+
+def writing_ahead(config: Config) -> int:
+    """Volumes that may wait to be written."""
+    return 2 * config.runtime.threads
 
 
 def useful_batch(config: Config, condition: ConditionSpec, depths: list[int]) -> int:

@@ -75,6 +75,8 @@ class Speed:
 
     window_flops: float
     matrix_flops: float
+    informed: bool
+    """Whether the network sees an informed slice."""
 
 
 def summarise(method: Method, timed: Results, reference: Yardstick, speed: Speed, drawn: Results | None = None) -> Row:
@@ -83,7 +85,8 @@ def summarise(method: Method, timed: Results, reference: Yardstick, speed: Speed
     results = drawn or timed
     scores = [one.scores for one in results.values()]
     seconds = sum(m.seconds for m in measured)
-    flops = sum(m.windows for m in measured) * method.calls_of_window * speed.window_flops / seconds
+    calls = sum(m.windows for m in measured) * method.calls_of_window(informed=speed.informed)
+    flops = calls * speed.window_flops / seconds
     return Row(
         solver=spec.solver,
         steps=spec.steps,

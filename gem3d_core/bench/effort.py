@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import psutil  # type: ignore[import-untyped]  # it comes without types
 import torch
 
 T = TypeVar("T")
@@ -61,6 +60,8 @@ def _timed(work: Callable[[], T]) -> tuple[T, float]:
 
 def _resident() -> int:
     """Bytes that this process holds."""
+    import psutil  # type: ignore[import-untyped]  # it comes without types; a GPU's memory is known without it
+
     held: int = psutil.Process().memory_info().rss
     return held
 

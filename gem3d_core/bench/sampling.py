@@ -51,10 +51,12 @@ class Method:
         rest = hashlib.sha256(repr(spec).encode()).hexdigest()[:8]
         return f"{kind}-{spec.solver}-{spec.steps}-eta{spec.eta:g}-{windows}-x{spec.resample}-{spec.precision}-{rest}"
 
-    @property
-    def calls_of_window(self) -> int:
-        """Network calls that denoise one window: RePaint takes all steps but the last `resample` times."""
-        return ((self.spec.steps - 1) * self.spec.resample + 1) * guidance_calls(self.spec)
+    def calls_of_window(self, *, informed: bool) -> int:
+        """Network calls that denoise one window: RePaint takes all steps but the last `resample` times.
+
+        informed: whether the network sees an informed slice, which guidance may leave out.
+        """
+        return ((self.spec.steps - 1) * self.spec.resample + 1) * guidance_calls(self.spec, informed=informed)
 
 
 def reference_method(steps: int = STEPS) -> Method:
@@ -130,8 +132,10 @@ def _draw(model: VolumeModel, method: Method, recipes: Iterable[Recipe], tally: 
             yield Drawn(recipe.name, slices, drawn_borders(model, recipe, spec))
         return
 
+    calls = method.calls_of_window(informed=model.network.facts.condition.informed)
+
     def count(windows: int) -> None:
         tally.windows += windows
-        tally.network_calls += method.calls_of_window
+        tally.network_calls += calls
 
     yield from draw_volumes(model, recipes, spec, count)

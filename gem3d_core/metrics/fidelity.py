@@ -133,13 +133,14 @@ def fid(real: Mapping[Plane, Moments], synthetic: Mapping[Plane, Moments]) -> di
 def ms_ssim(synthetic: Volume, real: Volume, outline: Outline | None = None, batch: int = 8) -> float:
     """Five-scale MS-SSIM of two volumes (Z, H, W) in [-1, 1], mean over axial slices (1 = equal).
 
-    Slices are resized bilinearly to 256 on the shorter side; with an outline, those wholly outside are left out.
+    It is that of the volumes in [0, 1]: its luminance means nothing where means can be negative. Slices are resized
+    bilinearly to 256 on the shorter side; with an outline, those wholly outside are left out.
     Raises BadInput for shapes that differ.
     """
-    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as published
 
     def score(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        scores: torch.Tensor = multiscale_structural_similarity_index_measure(a, b, data_range=2.0, reduction="none")
+        scores: torch.Tensor = published((a + 1) / 2, (b + 1) / 2, data_range=1.0, reduction="none")
         return scores
 
     return _mean_over_slices(synthetic, real, outline, batch, torch.device("cpu"), score)

@@ -27,8 +27,12 @@ def test_the_budget_is_the_profiles_and_that_of_whole_networks_their_own() -> No
         config = row_config(ROWS[name], "smoke", given)
         assert (config.train_slices.steps, config.tune_volume.steps, config.masks.count) == (7, 5, 3)
     assert row_config(ROWS["ldm-3d"], "smoke", given).tune_volume.steps == 9
-    slow = row_config(ROWS["controlnet"].model_copy(update={"slower": 2.0}), "smoke", given)
+    slow = row_config(ROWS["controlnet"], "smoke", {**given, "tables.slower": {"controlnet": 2.0}})
     assert (slow.train_slices.steps, slow.tune_volume.steps) == (4, 2), "fewer steps in the same time"
+    warm = load("smoke").tune_volume.warmup
+    assert slow.tune_volume.warmup == max(1, round(warm / 2)) < warm, "and as long a part of them to warm up"
+    with pytest.raises(BadInput, match="did you mean 'controlnet'"):
+        row_config(ROWS["paper"], "smoke", {"tables.slower": {"control-net": 2.0}})
     plain, whole = load("smoke"), row_config(ROWS["ldm-3d"], "smoke", {})
     assert row_config(ROWS["ours"], "smoke", {}).train_slices == plain.train_slices, "no budget: the profile's own"
     assert whole.tune_volume.steps == plain.train_slices.steps + plain.tune_volume.steps, "of both stages together"

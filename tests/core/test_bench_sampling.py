@@ -24,7 +24,7 @@ from gem3d_core.settings import SampleSpec
 
 OURS = Method(SampleSpec(solver="dpm++", steps=5, resample=2, overlap=3, batch=8))
 REFERENCE = reference_method()
-SPEED = Speed(window_flops=1e9, matrix_flops=1e11)
+SPEED = Speed(window_flops=1e9, matrix_flops=1e11, informed=True)
 MIB = 2**20
 SLOW = {
     ("a", 0): Measured(20.0, 2, 400, 30 * MIB, Scores(0.8, 0.2, border=1.2, smoothness=0.9)),
@@ -46,7 +46,9 @@ def test_the_reference_is_the_papers_sampler_whatever_ours_is() -> None:
         solver="ddim", steps=200, eta=0.0, overlap=1, first_window="at_start", batch=1, precision="fp32"
     )
     assert Method(expected, literal=True) == REFERENCE
-    assert (REFERENCE.calls_of_window, OURS.calls_of_window) == (200, 9)
+    assert [method.calls_of_window(informed=True) for method in (REFERENCE, OURS)] == [200, 9]
+    guided = Method(SampleSpec(steps=5, mask_guidance=2.0))
+    assert [guided.calls_of_window(informed=informed) for informed in (True, False)] == [15, 10]
 
 
 def test_a_row_holds_means_over_volumes_and_losses_paired_by_volume_and_noise() -> None:

@@ -92,6 +92,21 @@ def test_dpm_solver_is_diffusers(steps: int) -> None:
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=["cosine", "scaled-trailing", "scaled-leading"])
+@pytest.mark.parametrize("spread", [1.0, 0.5])
+def test_twenty_steps_give_a_gaussian_no_more_contrast_than_it_has(process: DiffusionSpec, spread: float) -> None:
+    """With the exact denoiser of N(0, spread^2); less is what few steps cost."""
+    schedule, rng = make_schedule(process), torch.Generator().manual_seed(0)
+    x = torch.randn(20000, 1, 1, 1, generator=rng)
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = (level(t)[:, None, None, None] for level in (schedule.alpha, schedule.sigma))
+        return alpha * spread**2 / ((alpha * spread) ** 2 + sigma**2) * x
+
+    drawn = solve(denoise, x, schedule, SampleSpec(solver="dpm++", steps=20), lambda: x, nothing_pinned(x))
+    assert 0.9 * spread < float(drawn.std()) < 1.03 * spread
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=["cosine", "scaled-trailing", "scaled-leading"])
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_a_perfect_denoiser_gives_its_volume_back(process: DiffusionSpec, spec: SampleSpec) -> None:
     schedule, noise = make_schedule(process), Stream()

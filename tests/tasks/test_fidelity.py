@@ -100,7 +100,7 @@ def read(
     for case, of in (*((case, TRAINING) for case in real.train), ("d", HELD_OUT)):
         reading.count(case, image(ord(case)), OUTLINE, of)
     train, _ = read_training(real, [], Nothing(), threads=2)
-    test = read_test(real, [], None, [])
+    test = read_test(real, [], None, [], threads=2)
     chosen = {str(row["volume"]): of for of, found in sets.items() for row in found}
     opened = [open_synthetic(work.catalog, volumes, rows, threads=2) for _ in range(repeats)]
     return [*sets, HELD_OUT], missing, reading, read_drawn(reading, opened, train, chosen, []), train, test
@@ -180,7 +180,7 @@ def test_a_paired_volume_is_scored_against_its_own_real_one_which_is_not_read_ag
     case = "d"
     drawn = Synthetic(case, case, "true", image(7), OUTLINE, (2,))
     none_left = RealVolumes(unread="")
-    test = read_test(none_left, [Paired(drawn, Real(image(ord(case)), OUTLINE * 1))], None, [case])
+    test = read_test(none_left, [Paired(drawn, Real(image(ord(case)), OUTLINE * 1))], None, [case], threads=2)
     assert test.ms_ssim == {case: ms_ssim(image(7), image(ord(case)), OUTLINE)}
     expected = smoothness_ratio(all_differences(image(7)), all_differences(image(ord(case))))
     assert test.continuity[case].over_real == expected
