@@ -202,5 +202,6 @@ EXPECTED: tuple[tuple[str, str, str, tuple[Measure, ...]], ...] = (
     ("Figure 5", REFERENCE, "no-inpainting", (BORDER,)),
     ("Figure 6", REFERENCE, "no-tuning", (STRIPES, FIDS["coronal"], FIDS["sagittal"])),
     ("ours", "ours", REFERENCE, (MS_SSIM, LPIPS, FIDS["coronal"], FIDS["sagittal"])),
+    ("ours", "ours", "paper-ddim", (MS_SSIM, LPIPS, FIDS["coronal"], FIDS["sagittal"])),
 )
 """Source, the better and the worse row, and the measures: what the paper's pictures show, and what we set out to do."""

@@ -76,6 +76,32 @@ def comparison(rows: Sequence[PictureRow], path: Path, labels: Mapping[int, str]
     return _save(figure, path)
 
 
+def across_border(rows: Sequence[PictureRow], border: int, path: Path) -> Path:
+    """A row a volume, four consecutive axial slices, the middle two by different windows (after Figure 5).
+
+    border: the second of the four. Returns `path` (PNG). Raises BadInput for no rows, or where there are no such four.
+    """
+    shown = range(border - 1, border + 3)
+    for row in rows:
+        if shown.start < 0 or shown.stop > len(row.image):
+            raise BadInput(f"picture of slices, {row.title}: no slices {shown.start} to {shown.stop - 1}")
+    if not rows:
+        raise BadInput("picture of slices: no volumes given")
+    box = _content(rows[0])[1:]
+    panels = [[_Panel(row.image[z][box], row.mask[z][box], row.spacing[1:]) for z in shown] for row in rows]
+    height, width = (panels[0][0].image.shape[k] * rows[0].spacing[1 + k] for k in (0, 1))
+    inches = PANEL_INCHES / max(height, width)
+    figure = _figure((4 * width * inches + 1.2, len(rows) * height * inches + 0.4), face="black")
+    grid = figure.subplots(len(rows), 4, squeeze=False)
+    for row, line, axes in zip(rows, panels, grid, strict=True):
+        for panel, one in zip(line, axes, strict=True):
+            _draw_panel(one, panel, with_mask=False)
+        axes[0].set_ylabel(row.title, color="white", fontsize=8)
+    for z, one in zip(shown, grid[0], strict=True):
+        one.set_title(f"slice {z + 1}, {'one' if z <= border else 'another'} window", color="white", fontsize=8)
+    return _save(figure, path)
+
+
 def loss_curve(frames: Mapping[str, tuple[Numbers, Numbers]], path: Path) -> Path:
     """Training losses by name as (steps, losses): raw faint, smoothed bold, on a logarithmic axis.
 

@@ -140,7 +140,8 @@ def _keep_paired(work: Work, pictured: list[Paired]) -> dict[str, Path]:
     files = {}
     for pair in pictured:
         path = work.folder / f"shown-{pair.drawn.case}.safetensors"
-        save_file({"image": torch.from_numpy(pair.drawn.slices).half().contiguous()}, path)
+        image, borders = torch.from_numpy(pair.drawn.slices).half().contiguous(), torch.tensor(pair.drawn.borders)
+        save_file({"image": image, "borders": borders.long()}, path)
         files[f"paired/{pair.drawn.case}.safetensors"] = path
     return files
 

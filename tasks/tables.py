@@ -10,10 +10,10 @@ import numpy as np
 from safetensors.torch import load_file
 
 from configs import TableRow
-from data_catalog import Artifact
+from data_catalog import Artifact, Catalog
 from gem3d_core.bench.markdown import markdown
 from gem3d_core.orderings import Claim, claims, claims_table
-from gem3d_core.pictures import PictureRow, comparison
+from gem3d_core.pictures import PictureRow, across_border, comparison
 from gem3d_core.report import Table
 from gem3d_core.system_tables import (
     MADE_HERE,
@@ -42,12 +42,18 @@ PICTURED = {
         "ablations",
         "A test volume, and what the method and less than the whole method draw for its mask",
     ),
+    "borders": (
+        "ablations",
+        "Consecutive axial slices of the same volumes, where the draws of two windows meet",
+    ),
 }
 
-LEFT_OUT = "Parts of the method left out."
+LEFT_OUT = "Parts of the method left out; without volumetric tuning nothing is trained in its place (see Budget)."
 CHANGES = (
     "Each row with + adds to the row above it, from the paper's configuration to our default; each row with but "
-    "changes one thing of the default."
+    "changes one thing of the default (key frames: all that they need). All are drawn with as many steps, also where "
+    "the profile's own draws take fewer. A donor's outline is compared where masks have one; where it is the whole "
+    "grid, that of the most similar size is taken. Paired volumes, whose slice is their own, know no donor."
 )
 
 
@@ -177,9 +183,24 @@ def _pictures(
             for system, measured in shown:
                 image = load_file(work.catalog.path(measured, f"paired/{case}.safetensors"))["image"]
                 rows.append(PictureRow(system.titled(table), image.float().numpy(), mask, (z, y, x)))
-            path = comparison(rows, work.folder / f"{kind}-{case}.png", names)
+            path = work.folder / f"{kind}-{case}.png"
+            if kind != "borders":
+                comparison(rows, path, names)
+            elif (border := _shared_border(work.catalog, [measured for _, measured in shown], case)) is not None:
+                across_border(rows, border, path)
+            else:
+                continue
             pictures[f"pictures/{path.name}"] = path
     return pictures
+
+
+def _shared_border(catalog: Catalog, measured: list[Artifact], case: str) -> int | None:
+    """Where windows of all the systems' volumes of a case meet, nearest to their middle, two slices on either side."""
+    volumes = [load_file(catalog.path(one, f"paired/{case}.safetensors")) for one in measured]
+    shared = set.intersection(*(set(volume["borders"].tolist()) for volume in volumes))
+    Z = len(volumes[0]["image"])
+    inside = [k for k in sorted(shared) if 1 <= k <= Z - 3]
+    return min(inside, key=lambda k: abs(k - Z / 2), default=None)
 
 
 def _cases_of_all(measured: list[Artifact]) -> list[str]:

@@ -15,7 +15,7 @@ from gem3d_core.errors import BadInput
 from gem3d_core.metrics.fidelity import PLANES, Fid, Plane
 from gem3d_core.metrics.intervals import Interval
 from gem3d_core.metrics.overlap import CaseOverlap, Overlap
-from gem3d_core.pictures import PictureRow, comparison, distance_histogram, loss_curve
+from gem3d_core.pictures import PictureRow, across_border, comparison, distance_histogram, loss_curve
 from gem3d_core.report import Column, Missing, Report, Stage, Table, print_cell, write_report
 from gem3d_core.report_tables import (
     continuity_table,
@@ -240,6 +240,19 @@ def test_planes_are_drawn_in_millimetres(tmp_path: Path) -> None:
     flat = pixels(comparison([row("real", depth=4)], tmp_path / "flat.png"))
     # 20 slices of 3 mm are higher than the 12 mm shown in plane: coronal and sagittal stand upright
     assert tall.shape[0] / tall.shape[1] > 1.5 * flat.shape[0] / flat.shape[1]
+
+
+def test_slices_across_a_border_stand_side_by_side(tmp_path: Path) -> None:
+    bright = row("jumps", mask=False)
+    bright.image[3:, 4:16, 4:20] = 1.0
+    across_border([row("smooth", mask=False), bright], 2, tmp_path / "a.png")
+    shown = pixels(tmp_path / "a.png")
+    lower = shown[shown.shape[0] // 2 :]
+    greys = [float(np.median(part)) for part in np.array_split(lower, 4, axis=1)]
+    assert greys[0] == pytest.approx(0.6, abs=0.02), "0.2 of [-1, 1]"
+    assert greys[3] == pytest.approx(1, abs=0.02), "the other window is white"
+    with pytest.raises(BadInput, match="no slices 3 to 6"):
+        across_border([bright], 4, tmp_path / "b.png")
 
 
 def test_faulty_pictures_are_named(tmp_path: Path) -> None:
