@@ -103,6 +103,24 @@ def test_correlation_across_the_pin(
     assert found == pytest.approx(expected, abs=0.035)
 
 
+@pytest.mark.parametrize(("steps", "overlap", "expected"), [(10, 1, 0.52), (10, 2, 0.59), (10, 4, 0.62), (20, 2, 0.54)])
+def test_more_overlap_conditions_more_and_never_as_well_as_known_slots(
+    steps: int, overlap: int, expected: float, record_property: Callable[[str, object], None]
+) -> None:
+    """The default is a single pass with overlap 2. The pinned slots are true neighbours of each other."""
+    schedule, noise = make_schedule(COSINE), stream(seed=1)
+    root = torch.linalg.cholesky(covariance()).float()
+    clean = (root @ noise()[..., 0, 0])[..., None, None]
+    pinned = Pinned(clean, torch.arange(N) < overlap)
+    spec = SampleSpec(solver="dpm++", steps=steps, overlap=overlap)
+    drawn = solve(exact_denoiser(schedule), noise(), schedule, spec, noise, pinned)[..., 0, 0]
+    found = correlation(drawn, overlap - 1, overlap)
+    record_property(f"correlation across the pin, overlap {overlap}, {steps} steps", round(found, 3))
+    sys.stdout.write(f"overlap {overlap}, {steps} steps: {found:.3f}\n")
+    assert found == pytest.approx(expected, abs=0.035)
+    assert found < 0.85
+
+
 def test_resampling_conditions_where_a_single_pass_overwrites() -> None:
     single = correlation(draw_pinned(SCALED, ANCESTRAL), 0, 1)
     resampled = correlation(draw_pinned(SCALED, RESAMPLED), 0, 1)
