@@ -1,7 +1,9 @@
 """The memory presets that stand in the profiles are those that `--memory` makes."""
 
+import importlib
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,18 @@ def test_a_profile_tells_what_was_recorded(profile: str) -> None:
     expected = [_line(row) for row in recorded()[profile]]
     assert told == expected
     assert {int(line[0]) for line in told} == ({4} if profile.endswith("cpu") else {8, 16, 24, 80})
+
+
+def test_what_was_recorded_is_what_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the profile that is cheapest to count, on the meta device; measured peaks stand as they are."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    computed = asdict(importlib.import_module("memory").computed("hippocampus-cpu", 4))
+    (kept,) = recorded()["hippocampus-cpu"]
+    peaks = {name: value for name, value in computed.items() if name.endswith("_peak") and value is not None}
+    assert peaks == pytest.approx({name: kept[name] for name in peaks}, rel=1e-3)
+    assert len(peaks) == 3
+    for choice in ("windows", "slices", "volume"):
+        assert computed[choice] == kept[choice]
 
 
 def _line(row: dict[str, object]) -> tuple[str, ...]:

@@ -275,8 +275,17 @@ def test_generated_slices_do_not_depend_on_their_batch() -> None:
     assert float((together[1] - together[2]).abs().max()) > 1e-2  # the same position, another seed
 
 
-def test_a_batch_that_does_not_fit_into_memory_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, forward, limit, sizes = sample(REQUESTS, FAST), VolumeNetwork.forward, 3, list[int]()
+@pytest.mark.parametrize(
+    ("fixed", "requests", "largest"),
+    [(False, REQUESTS, 3), (True, REQUESTS, 2), (True, REQUESTS[:1], 2)],
+    ids=["as many as are ready", "of one size", "of one size, mostly padding"],
+)
+def test_a_batch_that_does_not_fit_into_memory_is_halved(
+    fixed: bool, requests: list[VolumeRequest], largest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, forward, limit, sizes = sample(requests, FAST), VolumeNetwork.forward, 3, list[int]()
+    limited = copy.deepcopy(network())
+    limited.fixed_batch = fixed  # all that sampling sees of a compiled network
 
     def small(self: VolumeNetwork, x: Tensor, t: Tensor, cond: Conditions) -> Tensor:
         if len(x) > limit * N:
@@ -285,9 +294,10 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(monkeypatch: pytest.Mon
         return forward(self, x, t, cond)
 
     monkeypatch.setattr(VolumeNetwork, "forward", small)
-    for name, drawn in sample(REQUESTS, FAST).items():
+    for name, drawn in sample_volumes(limited, requests, SCHEDULE, FAST, CPU):
         torch.testing.assert_close(drawn, whole[name], rtol=1e-4, atol=1e-5)
-    assert max(sizes) == 3
+    assert max(sizes) == largest
+    assert not fixed or min(sizes) == largest
     limit = 0
     with pytest.raises(Gem3dError, match="one window does not fit"):
-        sample(REQUESTS, FAST)
+        list(sample_volumes(limited, requests, SCHEDULE, FAST, CPU))

@@ -5,8 +5,12 @@ from tasks.bench_catalog import bench_catalog
 
 
 def test_a_growing_catalog_stays_quick(tmp_path: Path) -> None:
-    speed = bench_catalog(tmp_path, volumes=500, artifacts=12, command=[sys.executable, "-m", "flows.cli"])
-    assert (speed.volumes, speed.artifacts, speed.files) == (500, 12, 507)
+    command = [sys.executable, "-m", "flows.cli"]
+    small, large = (bench_catalog(tmp_path / str(n), n, artifacts=12, command=command) for n in (100, 1000))
+    assert (large.volumes, large.artifacts, large.files) == (1000, 12, 1007)
     # of the processor, so that other work on the machine does not count; on two idle cores it is a quarter of a second
-    for seconds in (speed.help_cpu_seconds, speed.ls_cpu_seconds, speed.show_cpu_seconds, speed.lineage_cpu_seconds):
-        assert 0 < seconds < 2
+    for told in ("help_cpu_seconds", "ls_cpu_seconds", "show_cpu_seconds", "lineage_cpu_seconds"):
+        before, after = getattr(small, told), getattr(large, told)
+        assert 0 < after < 1, told
+        # ten times the volumes; the start of a process does not grow, but varies by 0.1 s on a busy machine
+        assert after - before < 0.3, told
