@@ -4,8 +4,8 @@ Examples:
     python benchmarks/gpu.py                                # the GPU of this machine, under eight minutes
     python benchmarks/gpu.py --tiny --out build             # a small network on any machine, to try the script
 
-It needs no network connection and no packages but those of gem3d_core: torch, numpy, einops, diffusers, safetensors,
-psutil. Weights are random: what they are does not change how long a call takes.
+It needs no network connection and no packages but those of gem3d_core: torch, numpy, einops, diffusers, safetensors
+(on a CPU psutil too). Weights are random: what they are does not change how long a call takes.
 """
 
 import argparse

