@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from configs.resolve import load, nearest, system_settings
 from configs.schema import Config
 from gem3d_core.errors import BadInput
+from gem3d_core.settings import TrainSpec
 
 TableName = Literal["1", "2", "3", "ablations", "ours"]
 Settings = dict[str, JsonValue]
@@ -103,17 +104,21 @@ def row_overrides(row: TableRow, profile: str, given: Mapping[str, JsonValue]) -
         if name not in (known := [other.name for other in _document().rows]):
             raise BadInput(f"tables.slower: no row {name!r}{nearest(name, known)}")
     slower = budget.slower.get(row.name, 1.0)
-    steps: Settings = {
-        "train_slices.steps": max(1, round(slices / slower)),
-        "tune_volume.steps": max(1, round(volume / slower)),
-    }
-    if slower > 1:  # as long a part of the training as in the other rows
-        steps["train_slices.warmup"] = max(1, round(config.train_slices.warmup / slower))
-        steps["tune_volume.warmup"] = max(1, round(config.tune_volume.warmup / slower))
-    steps |= {"train_informed.steps": budget.train_informed} if budget.train_informed else {}
-    steps |= {"masks.count": budget.masks} if budget.masks else {}
+    trained = (
+        _training("train_slices", config.train_slices, slices / slower)
+        | _training("tune_volume", config.tune_volume, volume / slower)
+        | _training("train_informed", config.train_informed, budget.train_informed or config.train_informed.steps)
+    )
+    masks: Settings = {"masks.count": budget.masks} if budget.masks else {}
     named: Settings = {"system": row.systems[-1]} if row.systems else {}
-    return {**of_systems, **_document().common, **steps, **given, **row.settings, **named}
+    return {**of_systems, **_document().common, **given, **trained, **masks, **row.settings, **named}
+
+
+def _training(stage: str, spec: TrainSpec, steps: float) -> Settings:
+    """So many steps, of which no larger a part warms up than of the profile's own."""
+    made = max(1, round(steps))
+    warm = max(1, min(spec.warmup, round(spec.warmup * made / spec.steps)))
+    return {f"{stage}.steps": made, f"{stage}.warmup": warm}
 
 
 def row_config(row: TableRow, profile: str, given: Mapping[str, JsonValue]) -> Config:

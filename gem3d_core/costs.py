@@ -10,6 +10,7 @@ from diffusers import UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from gem3d_core.codec import autoencoder
+from gem3d_core.devices import device_type
 from gem3d_core.image_encoders import blank
 from gem3d_core.memory import (
     MOST_WINDOWS,
@@ -133,7 +134,7 @@ def drawing_peak(
     fitting, slices = plan_drawing(network, decoder, latent_size, budget, flying)
     windows = max(1, min(fitting, most))
     held = live_bytes(network, lambda: (blank_arguments(facts, windows * facts.window, latent_size), {}))
-    peak = PROCESS_BYTES + weight_bytes(network) + OVERHEAD * held + (windows + flying.waiting) * flying.volume
+    peak = PROCESS_BYTES + weight_bytes(network) + OVERHEAD * held + flying.held(windows)
     if decoder is not None:
         peak += weight_bytes(decoder) + OVERHEAD * codec_bytes(decoder, slices, latent_size)
     return windows, peak
@@ -177,11 +178,6 @@ def network_flops(device: str) -> float:
     if name == "cuda" and not torch.cuda.is_available():
         return math.nan
     return EFFICIENCY * matrix_flops(torch.device(name))
-
-
-def device_type(device: str) -> str:
-    """`cpu` or `cuda`: what `auto` means on this machine."""
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 def matrix_flops(device: torch.device) -> float:

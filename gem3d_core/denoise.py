@@ -35,6 +35,11 @@ def guidance_terms(mask: float, informed: float) -> tuple[float, float, float]:
     return informed, mask - informed, 1 - mask
 
 
+def window_calls(spec: SampleSpec, *, informed: bool) -> int:
+    """Network calls that denoise one window: RePaint takes all steps but the last `resample` times."""
+    return ((spec.steps - 1) * spec.resample + 1) * guidance_calls(spec, informed=informed)
+
+
 def guidance_calls(spec: SampleSpec, *, informed: bool = True) -> int:
     """Network calls of one solver step: those whose weight is not zero. informed: there is an informed slice."""
     mask = spec.mask_guidance

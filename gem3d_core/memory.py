@@ -37,12 +37,17 @@ PROCESS_BYTES = 2**30
 class InFlight:
     """Volumes that a process holds beside the calls of a network.
 
-    volume: bytes of one, which every window of a call may have of its own; waiting: how many more may be drawn and not
-    written yet.
+    volume: bytes of one; most: how many there are to draw; waiting: how many of them may be drawn and not written yet,
+    beside those in flight, of which every window of a call may have its own.
     """
 
     volume: float = 0
+    most: int = 0
     waiting: int = 0
+
+    def held(self, windows: int) -> float:
+        """Bytes, where a call takes so many windows."""
+        return self.volume * min(self.most, windows + self.waiting)
 
 
 NONE_IN_FLIGHT = InFlight()
@@ -137,20 +142,23 @@ def blank_arguments(facts: NetworkFacts, slices: int, size: tuple[int, int]) -> 
 
 
 def windows_that_fit(
-    network: WindowNetwork | SliceNetwork, size: tuple[int, int], room: float, volume: float = 0
+    network: WindowNetwork | SliceNetwork, size: tuple[int, int], room: float, flying: InFlight = NONE_IN_FLIGHT
 ) -> int:
     """How many windows of latents (h, w) one call may denoise within so many bytes beside its weights; at least one.
 
-    volume: bytes of a volume in flight, of which each window may have its own. Counted in float32: under autocast a
-    call holds less.
+    flying: the volumes for which the same bytes have to do. Counted in float32: under autocast a call holds less.
     """
     facts = network.facts
 
-    def bytes_of(windows: int) -> float:
-        call = live_bytes(network, lambda: (blank_arguments(facts, windows * facts.window, size), {}))
-        return call + windows * volume / OVERHEAD  # they are what they are
+    def bytes_of(windows: int) -> int:
+        return live_bytes(network, lambda: (blank_arguments(facts, windows * facts.window, size), {}))
 
-    return max(1, largest_batch(bytes_of(1), bytes_of(2), room))
+    one, two = bytes_of(1), bytes_of(2)
+    beside_all = largest_batch(one, two, room - flying.held(flying.most))
+    if beside_all + flying.waiting >= flying.most:
+        return max(1, beside_all)
+    each = flying.volume / OVERHEAD  # which a volume does not have
+    return max(1, largest_batch(one + each, two + 2 * each, room - flying.waiting * flying.volume))
 
 
 def plan_drawing(
@@ -165,10 +173,9 @@ def plan_drawing(
     budget: bytes for the whole process. flying: the volumes that the same memory holds, as on a CPU.
     """
     room = budget - PROCESS_BYTES - weight_bytes(network) - (0 if codec is None else weight_bytes(codec))
-    room -= flying.waiting * flying.volume
-    share = 0.0 if codec is None else CODEC_SHARE * room
+    share = 0.0 if codec is None else CODEC_SHARE * (room - flying.held(1))
     slices = 1 if codec is None else slices_that_pass(codec, size, share)
-    return min(MOST_WINDOWS, windows_that_fit(network, size, room - share, flying.volume)), slices
+    return min(MOST_WINDOWS, windows_that_fit(network, size, room - share, flying)), slices
 
 
 def codec_bytes(model: AutoencoderKL, slices: int, size: tuple[int, int]) -> int:

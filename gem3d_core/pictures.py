@@ -5,7 +5,7 @@ Anatomy is shown on black, left is the patient's left, front and head are up (sa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,6 +100,12 @@ def across_border(rows: Sequence[PictureRow], border: int, path: Path) -> Path:
     for z, one in zip(shown, grid[0], strict=True):
         one.set_title(f"slice {z + 1}, {'one' if z <= border else 'another'} window", color="white", fontsize=8)
     return _save(figure, path)
+
+
+def shared_border(borders: Sequence[Collection[int]], Z: int) -> int | None:
+    """Of the borders of several volumes of Z slices, one that all have, nearest to the middle, for `across_border`."""
+    shared = set(range(1, Z - 2)).intersection(*borders)
+    return min(shared, key=lambda k: (abs(k - Z / 2), k), default=None)
 
 
 def loss_curve(frames: Mapping[str, tuple[Numbers, Numbers]], path: Path) -> Path:

@@ -87,8 +87,9 @@ def paired_table(
         title="Fidelity: paired test volumes",
         caption=(
             "Each test volume against the volume generated from its own mask and, where the system has an informed "
-            "slice, its own slice. MS-SSIM (five scales) and LPIPS (AlexNet) on axial slices resized bilinearly to "
-            "256 on the shorter side, mean over slices per volume, then over volumes with 95% bootstrap intervals."
+            "slice, its own slice. MS-SSIM (five scales, in [0, 1]) and LPIPS (AlexNet) on axial slices resized "
+            "bilinearly to 256 on the shorter side, mean over slices per volume, "
+            "then over volumes with 95% bootstrap intervals."
         ),
         n=f"volumes; {_listed(counts)}",
         columns=(Column("volumes"), Column("MS-SSIM", better="higher"), Column("LPIPS", better="lower")),

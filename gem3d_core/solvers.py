@@ -16,8 +16,8 @@ from gem3d_core.schedule import Schedule
 from gem3d_core.settings import SampleSpec
 
 REACH = 1.75
-"""How much longer than the step before a step counts as when the clean signal is carried on along both. The last step
-of the leading grid is four times as long, and the whole of it overshoots: volumes come out 10% too contrasty."""
+"""The largest h / h_before by which the clean signal is extrapolated. Only the step of a leading grid to timestep 1 is
+longer (2.3 to 4.2): in full, 20 steps would give a Gaussian 5 to 10% too much spread."""
 
 Noise = Callable[[], Tensor]
 """Fresh standard normal noise of the shape of x."""

@@ -97,10 +97,11 @@ def budget_table(systems: Sequence[System], told: str = MADE_HERE) -> Table:
     return Table(
         title="Budget",
         caption=(
-            "All systems learn from the same training cases and for about as long: one whose steps take longer makes "
-            "fewer of them. But without volumetric tuning there is the slice model alone. Steps: of the slice model "
-            "and its volumetric tuning, or of the 3D network alone; last, on top, where slices are generated, of the "
-            "position-conditioned model. The paper draws by DDIM in 200 steps; its systems are drawn faster here but "
+            "All systems learn from the same training cases. Steps are as many for all, but fewer where the profile "
+            "says that a system's take longer (tables.slower; 3D networks: tables.whole), so that all learn for about "
+            "as long; without volumetric tuning there is the slice model alone. They are those of the slice model and "
+            "its tuning, or of the 3D network; last, on top, where slices are generated, of the position-conditioned "
+            "model. The paper draws by DDIM in 200 steps; its systems are drawn faster here but "
             "for one row, whose model is that of the row as in the paper. A model that several rows share was "
             "trained once and its minutes stand in each. Volumes that were rejected, or whose edit was given up, are "
             f"in no score. {told}"
@@ -189,8 +190,9 @@ def paired_table(systems: Sequence[System], table: str, title: str, told: str = 
         title=title,
         caption=(
             "Each test volume against the one drawn for its own mask and, where the system has an informed slice, "
-            "its own middle slice. MS-SSIM (five scales) and LPIPS (AlexNet) on axial slices resized bilinearly to "
-            "256 on the shorter side; 95% bootstrap intervals over test cases. Right: the paper's own figures, "
+            "its own middle slice. MS-SSIM (five scales, in [0, 1]) and LPIPS (AlexNet) on axial slices resized "
+            "bilinearly to 256 on the shorter side; 95% bootstrap intervals over test cases. "
+            "Right: the paper's own figures, "
             f"MS-SSIM / LPIPS.{told}"
         ),
         n=_counts(rows, _paired_cases, "test volumes"),

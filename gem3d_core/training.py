@@ -164,16 +164,10 @@ class _Run:
     def _gradients(self, draw: Draw, loss: Loss, device: torch.device) -> tuple[float, dict[str, None]]:
         """Of one batch, with its loss and names; in smaller pieces from now on where they do not fit into memory."""
         before = self.rng.get_state()
+        self.optimiser.zero_grad(set_to_none=True)
         while True:
-            self.optimiser.zero_grad(set_to_none=True)
-            value, names = 0.0, dict[str, None]()
             try:
-                for piece in draw(self.rng):
-                    with autocast(self.spec.precision, device):
-                        part = piece.share * loss(piece)
-                    torch.autograd.backward(part)
-                    value += float(part.detach())
-                    names |= dict.fromkeys(piece.names)
+                return self._backward(draw, loss, device)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -183,9 +177,19 @@ class _Run:
                         "use a smaller network or slice_size, or a device with more memory"
                     ) from error
                 self.rng.set_state(before)
-            else:
-                return value, names
+            self.optimiser.zero_grad(set_to_none=True)
             give_back(device)
+
+    def _backward(self, draw: Draw, loss: Loss, device: torch.device) -> tuple[float, dict[str, None]]:
+        """A batch, piece by piece; nothing of a piece outlives an error."""
+        value, names = 0.0, dict[str, None]()
+        for piece in draw(self.rng):
+            with autocast(self.spec.precision, device):
+                part = piece.share * loss(piece)
+            torch.autograd.backward(part)
+            value += float(part.detach())
+            names |= dict.fromkeys(piece.names)
+        return value, names
 
     @staticmethod
     def _require_finite(what: str, value: float, step: int, names: Iterable[str]) -> None:

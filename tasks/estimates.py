@@ -13,7 +13,6 @@ from gem3d_core.codec import PAPER_LAYERS, PAPER_WIDTHS, trained_widths
 from gem3d_core.costs import (
     Cost,
     codec_flops,
-    device_type,
     drawing_peak,
     network_cost,
     network_flops,
@@ -21,14 +20,15 @@ from gem3d_core.costs import (
     training_peak,
     training_units,
 )
-from gem3d_core.denoise import guidance_calls
+from gem3d_core.denoise import window_calls
+from gem3d_core.devices import device_type
 from gem3d_core.kl_training import BATCH as KL_BATCH
 from gem3d_core.memory import OVERHEAD
 from gem3d_core.models import TrainingPlan
 from gem3d_core.settings import NetworkFacts, NetworkKind, TrainSpec, UNetSpec
 from tasks.informed import variants
 from tasks.stage import StageName
-from tasks.volume_model import useful_batch, volumes_beside
+from tasks.volume_model import useful_batch, volumes_beside, writing_ahead
 from tasks.workload import Load
 
 BACKWARD = 2.0
@@ -180,22 +180,25 @@ def _informed(load: Load) -> Estimate:
 
 def _resampling(load: Load) -> Estimate:
     depths = [load.depths[case] for case in load.drawn_for] * len(variants(load.config))
-    calls, seconds, memory = _drawing(load, depths, load.windows)
+    calls, seconds, memory = _drawing(load, depths, load.windows, writing=writing_ahead(load.config))
     return Estimate(f"{load.volumes} volumes, {load.windows} windows", calls, seconds, memory)
 
 
-def _drawing(load: Load, depths: list[int], windows: int) -> tuple[int, float, float]:
-    """Network calls, seconds and GiB of drawing so many windows, volumes of such depths together, and decoding them."""
+def _drawing(load: Load, depths: list[int], windows: int, *, writing: int = 0) -> tuple[int, float, float]:
+    """Network calls, seconds and GiB of drawing so many windows, volumes of such depths together, and decoding them.
+
+    writing: volumes that may wait to be written.
+    """
     config, spec, n = load.config, load.config.resample, load.drawn_under.window
     facts, size, budget = _facts(load, config.generator, config.unet), _latent_size(config), config.runtime.memory_bytes
     batch, peak = spec.batch, None
     if budget is not None:
         factor = config.prepare.slice_size[0] // size[0]
-        flying = volumes_beside(config, facts, factor, depths, device_type(config.runtime.device))
+        flying = volumes_beside(config, facts, factor, depths, device_type(config.runtime.device), writing)
         most = useful_batch(config, load.drawn_under, depths)
         batch, peak = drawing_peak(facts, _codec_shape(config), size, budget, most, flying)
     cost = _cost(load, config.generator, config.unet, n)
-    steps = ((spec.steps - 1) * spec.resample + 1) * guidance_calls(spec, informed=config.condition.informed)
+    steps = window_calls(spec, informed=config.condition.informed)
     operations = windows * steps * cost.forward_flops
     if config.codec.kind == "kl":
         operations += windows * n * _codec_flops(config)[1]

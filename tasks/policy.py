@@ -41,13 +41,15 @@ def accelerator(config: Config) -> Iterator[str]:
     """
     import torch
 
+    from gem3d_core.devices import device_type
+
     asked = config.runtime.device
     if asked == "cuda" and not torch.cuda.is_available():
         raise BadInput(
             f"runtime.device=cuda (profile {config.profile}): torch finds no GPU here; look at its driver, or give "
             "--set runtime.device=cpu, on which a model of such a profile may take very long"
         )
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+    device = device_type(asked)
     if device == "cpu":
         yield device
         return

@@ -172,7 +172,7 @@ def _draw_all(work: Work, model: VolumeModel, inputs: _Inputs, entries: list[_En
     """Draw what is not finished yet; volumes are restored and written by other threads meanwhile."""
     waiting = {entry.name: entry for entry in entries if not (work.folder / entry.name / "facts.json").exists()}
     depths = [entry.geometry.grid_shape[2] for entry in waiting.values()]
-    spec = sampler(run.config, model, depths)
+    spec = sampler(run.config, model, depths, writing=writing_ahead(run.config))
     windows = count_windows(depths, model.network.facts.condition, spec)
     work.progress.total(windows, "windows drawn")
     done = 0

@@ -10,10 +10,10 @@ import numpy as np
 from safetensors.torch import load_file
 
 from configs import TableRow
-from data_catalog import Artifact, Catalog
+from data_catalog import Artifact
 from gem3d_core.bench.markdown import markdown
 from gem3d_core.orderings import Claim, claims, claims_table
-from gem3d_core.pictures import PictureRow, across_border, comparison
+from gem3d_core.pictures import PictureRow, across_border, comparison, shared_border
 from gem3d_core.report import Table
 from gem3d_core.system_tables import (
     MADE_HERE,
@@ -34,26 +34,19 @@ MARKDOWN, NUMBERS = "tables.md", "tables.json"
 PAPERS_DATA = {"mri": "BraTS", "ct": "AbdomenCT-1K"}
 """The dataset of the paper that has the modality."""
 PICTURED = {
-    "systems": (
-        "2",
-        "A test volume in three planes, and what each system of Table 2 draws for its mask",
-    ),
-    "ablations": (
-        "ablations",
-        "A test volume, and what the method and less than the whole method draw for its mask",
-    ),
-    "borders": (
-        "ablations",
-        "Consecutive axial slices of the same volumes, where the draws of two windows meet",
-    ),
+    "systems": "A test volume in three planes, and what each system of Table 2 draws for its mask",
+    "ablations": "A test volume, and what the method and less than the whole method draw for its mask",
+    "borders": "Consecutive axial slices of the same volumes, where the draws of two windows meet",
 }
 
 LEFT_OUT = "Parts of the method left out; without volumetric tuning nothing is trained in its place (see Budget)."
 CHANGES = (
     "Each row with + adds to the row above it, from the paper's configuration to our default; each row with but "
-    "changes one thing of the default (key frames: all that they need). All are drawn with as many steps, also where "
-    "the profile's own draws take fewer. A donor's outline is compared where masks have one; where it is the whole "
-    "grid, that of the most similar size is taken. Paired volumes, whose slice is their own, know no donor."
+    "changes one thing of the default (key frames: all that they need). Dropped conditions: both in a tenth of the "
+    "windows, the informed slice alone in another; guided rows are drawn by the same model. All are drawn with as many "
+    "steps, also where the profile's own draws take fewer. A donor's outline is compared where masks have one; where "
+    "it is the whole grid, that of the most similar size is taken. Paired volumes, whose slice is their own, know no "
+    "donor."
 )
 
 
@@ -163,44 +156,32 @@ def _page(head: str, told: list[Table], pictures: list[str]) -> str:
 
 
 def _caption(picture: str) -> str:
-    return PICTURED[Path(picture).stem.partition("-")[0]][1]
+    return PICTURED[Path(picture).stem.partition("-")[0]]
 
 
 def _pictures(
     work: Work, source: Source, prepared: Prepared, systems: list[System], made: Mapping[str, RowRefs]
 ) -> dict[str, Path]:
-    """A test volume above what several systems draw for it, as in Figures 2, 5 and 6."""
+    """A test volume above what several systems draw for it, as in Figures 2 and 6, and where windows meet (5)."""
     names = {ids: name for name, ids in source.labels.items() if isinstance(ids, int) and ids}
-    pictures = {}
-    for kind, (table, _) in PICTURED.items():
+    pictures = []
+    for kind, table in (("systems", "2"), ("ablations", "ablations")):
         shown = [(system, work.catalog.get(made[system.name].fidelity)) for system in in_table(systems, table)]
         if len(shown) < 2:  # nothing to set side by side
             continue
         for case in _cases_of_all([measured for _, measured in shown]):
             x, y, z = prepared.cases[case].geometry.grid_spacing
             mask = prepared.mask(case)
-            rows = [PictureRow(f"real {case}", prepared.image(case), mask, (z, y, x))]
+            rows, borders = [PictureRow(f"real {case}", prepared.image(case), mask, (z, y, x))], []
             for system, measured in shown:
-                image = load_file(work.catalog.path(measured, f"paired/{case}.safetensors"))["image"]
-                rows.append(PictureRow(system.titled(table), image.float().numpy(), mask, (z, y, x)))
-            path = work.folder / f"{kind}-{case}.png"
-            if kind != "borders":
-                comparison(rows, path, names)
-            elif (border := _shared_border(work.catalog, [measured for _, measured in shown], case)) is not None:
-                across_border(rows, border, path)
-            else:
-                continue
-            pictures[f"pictures/{path.name}"] = path
-    return pictures
-
-
-def _shared_border(catalog: Catalog, measured: list[Artifact], case: str) -> int | None:
-    """Where windows of all the systems' volumes of a case meet, nearest to their middle, two slices on either side."""
-    volumes = [load_file(catalog.path(one, f"paired/{case}.safetensors")) for one in measured]
-    shared = set.intersection(*(set(volume["borders"].tolist()) for volume in volumes))
-    Z = len(volumes[0]["image"])
-    inside = [k for k in sorted(shared) if 1 <= k <= Z - 3]
-    return min(inside, key=lambda k: abs(k - Z / 2), default=None)
+                drawn = load_file(work.catalog.path(measured, f"paired/{case}.safetensors"))
+                rows.append(PictureRow(system.titled(table), drawn["image"].float().numpy(), mask, (z, y, x)))
+                borders.append(drawn["borders"].tolist())
+            pictures.append(comparison(rows, work.folder / f"{kind}-{case}.png", names))
+            border = shared_border(borders, len(mask))
+            if kind == "ablations" and border is not None:
+                pictures.append(across_border(rows, border, work.folder / f"borders-{case}.png"))
+    return {f"pictures/{path.name}": path for path in pictures}
 
 
 def _cases_of_all(measured: list[Artifact]) -> list[str]:

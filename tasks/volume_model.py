@@ -27,17 +27,18 @@ def sampling_identity(config: Config) -> dict[str, object]:
     return {name: value for name, value in asdict(config.resample).items() if name != "batch"}
 
 
-def sampler(config: Config, model: VolumeModel, depths: list[int]) -> SampleSpec:
+def sampler(config: Config, model: VolumeModel, depths: list[int], *, writing: int = 0) -> SampleSpec:
     """The sampler's settings, with as many windows a call as the memory budget holds: a GPU's own, or the one set.
 
-    At most as many as the volumes to be drawn, of so many slices each, can use.
+    At most as many as the volumes to be drawn, of so many slices each, can use. writing: volumes that may wait to be
+    written.
     """
     budget, (height, width) = budget_on(model.device, config.runtime.memory_bytes), config.prepare.slice_size
     if budget is None:
         return config.resample
     size, codec = (height // model.codec.factor, width // model.codec.factor), model.codec
     kl = codec.model if isinstance(codec, KL) else None
-    beside = volumes_beside(config, model.network.facts, codec.factor, depths, model.device.type)
+    beside = volumes_beside(config, model.network.facts, codec.factor, depths, model.device.type, writing)
     fitting, slices = plan_drawing(model.network, kl, size, budget, beside)
     if isinstance(codec, KL):
         codec.batch = slices
@@ -46,12 +47,14 @@ def sampler(config: Config, model: VolumeModel, depths: list[int]) -> SampleSpec
     )
 
 
-def volumes_beside(config: Config, facts: NetworkFacts, factor: int, depths: list[int], device: str) -> InFlight:
+def volumes_beside(
+    config: Config, facts: NetworkFacts, factor: int, depths: list[int], device: str, writing: int
+) -> InFlight:
     """What the memory in which a network is called holds of volumes: on a GPU nothing."""
     if device == "cuda" or not depths:
         return NONE_IN_FLIGHT
     largest = volume_bytes(facts, factor, (max(depths), *config.prepare.slice_size))
-    return InFlight(largest, waiting=DECODED_AHEAD + 1 + writing_ahead(config))
+    return InFlight(largest, most=len(depths), waiting=DECODED_AHEAD + 1 + writing)
 
 
 def writing_ahead(config: Config) -> int:

@@ -39,6 +39,7 @@ BARE_MACHINE = (
     "codec",
     "conditions",
     "denoise",
+    "devices",
     "efficientnet",
     "errors",
     "files",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gem3d_core.bench.sampling import Method, Results
+from gem3d_core.denoise import window_calls
 from gem3d_core.metrics.intervals import Interval, mean_interval
 from gem3d_core.report import Cell, Column, Missing, Table
 
@@ -85,7 +86,7 @@ def summarise(method: Method, timed: Results, reference: Yardstick, speed: Speed
     results = drawn or timed
     scores = [one.scores for one in results.values()]
     seconds = sum(m.seconds for m in measured)
-    calls = sum(m.windows for m in measured) * method.calls_of_window(informed=speed.informed)
+    calls = sum(m.windows for m in measured) * window_calls(spec, informed=speed.informed)
     flops = calls * speed.window_flops / seconds
     return Row(
         solver=spec.solver,
@@ -171,8 +172,9 @@ def comparison_table(compared: Comparison) -> Table:
             "a row says nothing it lies around the start slice, where the fewest windows follow. A slice begins with "
             "the same noise in all rows. Seconds count from reading a mask to the decoded slices. Losses are paired by "
             "volume and noise against Algorithm 1, positive where worse, with 95% bootstrap intervals over volumes. "
-            "MS-SSIM (five scales) and LPIPS (AlexNet) to the true volume, on axial slices resized bilinearly to 256 "
-            "on the shorter side. Border: difference of neighbouring slices where windows meet over that inside them; "
+            "MS-SSIM (five scales, in [0, 1]) and LPIPS (AlexNet) to the true volume, on axial slices resized "
+            "bilinearly to 256 on the shorter side. "
+            "Border: difference of neighbouring slices where windows meet over that inside them; "
             "roughness: that of all neighbours, in three planes, over the true volume's; both are 1 at their best. "
             "Memory: on a GPU all that is allocated, on a CPU above what the loaded model holds. "
             "Speed: operations of the network, and their share of this machine's float32 matrix product, "

@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 
 from gem3d_core.bench.effort import Effort, watched
-from gem3d_core.denoise import guidance_calls
+from gem3d_core.denoise import window_calls
 from gem3d_core.reference import STEPS, Algorithm1, draw_reference
 from gem3d_core.resampling import Drawn, Recipe, VolumeModel, draw_volumes, drawn_borders
 from gem3d_core.settings import SampleSpec
@@ -50,13 +50,6 @@ class Method:
         windows = f"h{spec.overlap}-{spec.first_window}"
         rest = hashlib.sha256(repr(spec).encode()).hexdigest()[:8]
         return f"{kind}-{spec.solver}-{spec.steps}-eta{spec.eta:g}-{windows}-x{spec.resample}-{spec.precision}-{rest}"
-
-    def calls_of_window(self, *, informed: bool) -> int:
-        """Network calls that denoise one window: RePaint takes all steps but the last `resample` times.
-
-        informed: whether the network sees an informed slice, which guidance may leave out.
-        """
-        return ((self.spec.steps - 1) * self.spec.resample + 1) * guidance_calls(self.spec, informed=informed)
 
 
 def reference_method(steps: int = STEPS) -> Method:
@@ -132,7 +125,7 @@ def _draw(model: VolumeModel, method: Method, recipes: Iterable[Recipe], tally: 
             yield Drawn(recipe.name, slices, drawn_borders(model, recipe, spec))
         return
 
-    calls = method.calls_of_window(informed=model.network.facts.condition.informed)
+    calls = window_calls(spec, informed=model.network.facts.condition.informed)
 
     def count(windows: int) -> None:
         tally.windows += windows

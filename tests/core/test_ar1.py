@@ -104,7 +104,7 @@ def test_correlation_across_the_pin(
 
 
 @pytest.mark.parametrize(("steps", "overlap", "expected"), [(10, 1, 0.52), (10, 2, 0.59), (10, 4, 0.62), (20, 2, 0.54)])
-def test_more_overlap_conditions_more_and_never_as_well_as_known_slots(
+def test_more_overlap_conditions_more_but_less_than_being_told_of_the_slots(
     steps: int, overlap: int, expected: float, record_property: Callable[[str, object], None]
 ) -> None:
     """The default is a single pass with overlap 2. The pinned slots are true neighbours of each other."""
@@ -118,7 +118,8 @@ def test_more_overlap_conditions_more_and_never_as_well_as_known_slots(
     record_property(f"correlation across the pin, overlap {overlap}, {steps} steps", round(found, 3))
     sys.stdout.write(f"overlap {overlap}, {steps} steps: {found:.3f}\n")
     assert found == pytest.approx(expected, abs=0.035)
-    assert found < 0.85
+    told = solve(knowing_denoiser(schedule, pinned), noise(), schedule, spec, noise, pinned)[..., 0, 0]
+    assert found < correlation(told, overlap - 1, overlap) - 0.1
 
 
 def test_resampling_conditions_where_a_single_pass_overwrites() -> None:

@@ -20,6 +20,7 @@ from gem3d_core.bench.comparison import (
 from gem3d_core.bench.effort import watched
 from gem3d_core.bench.markdown import markdown
 from gem3d_core.bench.sampling import Measured, Method, Scores, reference_method
+from gem3d_core.denoise import window_calls
 from gem3d_core.settings import SampleSpec
 
 OURS = Method(SampleSpec(solver="dpm++", steps=5, resample=2, overlap=3, batch=8))
@@ -46,9 +47,9 @@ def test_the_reference_is_the_papers_sampler_whatever_ours_is() -> None:
         solver="ddim", steps=200, eta=0.0, overlap=1, first_window="at_start", batch=1, precision="fp32"
     )
     assert Method(expected, literal=True) == REFERENCE
-    assert [method.calls_of_window(informed=True) for method in (REFERENCE, OURS)] == [200, 9]
-    guided = Method(SampleSpec(steps=5, mask_guidance=2.0))
-    assert [guided.calls_of_window(informed=informed) for informed in (True, False)] == [15, 10]
+    assert [window_calls(method.spec, informed=True) for method in (REFERENCE, OURS)] == [200, 9]
+    guided = SampleSpec(steps=5, mask_guidance=2.0)
+    assert [window_calls(guided, informed=informed) for informed in (True, False)] == [15, 10]
 
 
 def test_a_row_holds_means_over_volumes_and_losses_paired_by_volume_and_noise() -> None:

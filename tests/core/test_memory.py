@@ -9,10 +9,12 @@ from torch import nn
 
 from gem3d_core.bench.effort import watched
 from gem3d_core.codec import Haar
+from gem3d_core.costs import drawing_peak
 from gem3d_core.image_encoders import LITE, open_encoder
 from gem3d_core.memory import (
     OVERHEAD,
     PROCESS_BYTES,
+    InFlight,
     blank_arguments,
     largest_batch,
     live_bytes,
@@ -22,6 +24,7 @@ from gem3d_core.memory import (
     windows_that_fit,
 )
 from gem3d_core.models import build
+from gem3d_core.resampling import volume_bytes
 from gem3d_core.settings import ConditionSpec, NetworkFacts, UNetSpec
 from gem3d_core.volumetric import VolumeNetwork
 
@@ -65,6 +68,37 @@ def test_more_memory_is_more_windows_and_there_is_always_one(network: VolumeNetw
     found = [windows_that_fit(network, SIZE, mib * MIB) for mib in (0, 100, 200, 400)]
     assert found[0] == 1
     assert found == sorted(set(found))
+
+
+def test_volumes_that_the_same_memory_holds_leave_room_for_fewer_windows(network: VolumeNetwork) -> None:
+    room, volume = 400 * MIB, 20 * MIB
+    alone = windows_that_fit(network, SIZE, room)
+    found = [windows_that_fit(network, SIZE, room, InFlight(volume, most, waiting=2)) for most in (0, 1, 3, 8, 100)]
+    assert found == sorted(found, reverse=True)
+    assert found[0] == alone
+    assert found[1] == windows_that_fit(network, SIZE, room - volume), "one volume is there once"
+    assert found[2] < found[1]
+    assert found[4] < found[3], "many: each window has its own, and two wait"
+    flying = InFlight(volume, 100, waiting=2)
+    call = live_bytes(network, lambda: (blank_arguments(network.facts, found[4] * network.n, SIZE), {}))
+    assert OVERHEAD * call + flying.held(found[4]) <= room
+    assert [flying.held(windows) / volume for windows in (1, 98, 200)] == [3, 100, 100]
+
+
+def test_the_planner_and_the_estimate_agree_on_volumes_in_flight(network: VolumeNetwork) -> None:
+    budget, flying = PROCESS_BYTES + 300 * MIB, InFlight(20 * MIB, most=50, waiting=4)
+    windows, peak = drawing_peak(network.facts, None, SIZE, budget, flying=flying)
+    assert windows == plan_drawing(network, None, SIZE, budget, flying)[0] > 1
+    assert windows < drawing_peak(network.facts, None, SIZE, budget)[0]
+    assert 0.8 * budget < peak <= budget
+
+
+def test_a_volume_in_flight_is_what_its_tensors_are() -> None:
+    facts = NetworkFacts("volume", UNetSpec(), 16, 3, ConditionSpec(window=4))
+    slices, labels = torch.zeros(10, 64, 48), torch.zeros(10, 64, 48, dtype=torch.long)
+    latents, mask, informed = (torch.zeros(*shape, 16, 12) for shape in ((10, 16), (10, 3), (16,)))
+    tensors = (slices, labels, labels == 0, latents, mask, informed)
+    assert volume_bytes(facts, 4, (10, 64, 48)) == sum(t.numel() * t.element_size() for t in tensors)
 
 
 def test_an_autoencoder_takes_what_fits() -> None:

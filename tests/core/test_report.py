@@ -15,7 +15,7 @@ from gem3d_core.errors import BadInput
 from gem3d_core.metrics.fidelity import PLANES, Fid, Plane
 from gem3d_core.metrics.intervals import Interval
 from gem3d_core.metrics.overlap import CaseOverlap, Overlap
-from gem3d_core.pictures import PictureRow, across_border, comparison, distance_histogram, loss_curve
+from gem3d_core.pictures import PictureRow, across_border, comparison, distance_histogram, loss_curve, shared_border
 from gem3d_core.report import Column, Missing, Report, Stage, Table, print_cell, write_report
 from gem3d_core.report_tables import (
     continuity_table,
@@ -253,6 +253,13 @@ def test_slices_across_a_border_stand_side_by_side(tmp_path: Path) -> None:
     assert greys[3] == pytest.approx(1, abs=0.02), "the other window is white"
     with pytest.raises(BadInput, match="no slices 3 to 6"):
         across_border([bright], 4, tmp_path / "b.png")
+
+
+def test_the_border_that_is_shown_is_one_of_all_and_has_slices_on_either_side() -> None:
+    assert shared_border([[0, 3, 7, 13], [3, 7, 13], [0, 7, 3]], Z=16) == 7
+    assert shared_border([[0, 13], [0, 13, 14]], Z=16) == 13, "13 has 14 and 15 behind it, 0 nothing before it"
+    assert shared_border([[0, 14], [0, 14]], Z=16) is None
+    assert shared_border([[4], [5]], Z=16) is None
 
 
 def test_faulty_pictures_are_named(tmp_path: Path) -> None:

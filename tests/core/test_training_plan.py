@@ -1,5 +1,6 @@
 """Training within a memory budget: a batch in pieces, or with activations computed again, takes the same steps."""
 
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from gem3d_core.batches import LatentCase
 from gem3d_core.checkpoints import save_network
@@ -18,6 +20,7 @@ from gem3d_core.launch import Job, train_job
 from gem3d_core.memory import OVERHEAD, PROCESS_BYTES
 from gem3d_core.models import Training, TrainingPlan, build, train_position_model, train_slice_model, tune_volume_model
 from gem3d_core.networks import SliceNetwork
+from gem3d_core.out_of_memory import IN_WORDS, is_out_of_memory
 from gem3d_core.schedule import make_schedule
 from gem3d_core.settings import ConditionSpec, DiffusionSpec, NetworkFacts, TrainSpec, UNetSpec
 from gem3d_core.training import Trained
@@ -117,6 +120,41 @@ def test_a_batch_that_does_not_fit_into_memory_is_computed_in_pieces(
     most = 0
     with pytest.raises(Gem3dError, match="the smallest piece of a training batch does not fit"):
         _trained(tmp_path / "none")
+
+
+def test_running_out_of_memory_is_known_by_its_words_and_other_errors_are_not_it() -> None:
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert all(is_out_of_memory(RuntimeError(f"CUDA error: {words} when calling it")) for words in IN_WORDS)
+    assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
+
+
+def test_what_did_not_fit_is_gone_before_the_next_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the backward pass was what failed: its graph is what takes the memory."""
+    failed: list[weakref.ref[Tensor]] = []
+    left: list[bool] = []
+
+    class Full(torch.autograd.Function):
+        @staticmethod
+        def forward(_ctx: FunctionCtx, x: Tensor) -> Tensor:  # type: ignore[override]  # as torch calls it
+            return x.clone()
+
+        @staticmethod
+        def backward(_ctx: FunctionCtx, gradient: Tensor) -> Tensor:  # type: ignore[override]  # as torch calls it
+            if len(gradient) > 2:
+                raise RuntimeError("CUDA error: out of memory")
+            return gradient
+
+    forward = SliceNetwork.forward
+
+    def small(self: SliceNetwork, x: Tensor, t: Tensor, cond: Conditions) -> Tensor:
+        made = forward(self, x, t, cond)
+        failed.append(weakref.ref(made))
+        return Full.apply(made)  # type: ignore[no-any-return, no-untyped-call]  # torch gives it no types
+
+    monkeypatch.setattr(SliceNetwork, "forward", small)
+    monkeypatch.setattr("gem3d_core.training.give_back", lambda _device: left.append(failed[-1]() is not None))
+    _trained(tmp_path / "pieces")
+    assert left == [False, False], "halved twice, from 8 slices to 2"
 
 
 def _trained(folder: Path) -> dict[str, Tensor]:
