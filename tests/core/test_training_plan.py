@@ -4,12 +4,12 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from gem3d_core.batches import LatentCase
 from gem3d_core.checkpoints import save_network
@@ -128,31 +128,31 @@ def test_running_out_of_memory_is_known_by_its_words_and_other_errors_are_not_it
     assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
 
 
+class Held:
+    """Something that a graph holds on to."""
+
+
 def test_what_did_not_fit_is_gone_before_the_next_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the backward pass was what failed: its graph is what takes the memory."""
-    failed: list[weakref.ref[Tensor]] = []
+    graphs: list[weakref.ref[Held]] = []
     left: list[bool] = []
 
     class Full(torch.autograd.Function):
         @staticmethod
-        def forward(_ctx: FunctionCtx, x: Tensor) -> Tensor:  # type: ignore[override]  # as torch calls it
+        def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]  # as torch calls it
+            ctx.held = Held()
+            graphs.append(weakref.ref(ctx.held))
             return x.clone()
 
         @staticmethod
-        def backward(_ctx: FunctionCtx, gradient: Tensor) -> Tensor:  # type: ignore[override]  # as torch calls it
+        def backward(_ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]  # as torch calls it
             if len(gradient) > 2:
                 raise RuntimeError("CUDA error: out of memory")
             return gradient
 
     forward = SliceNetwork.forward
-
-    def small(self: SliceNetwork, x: Tensor, t: Tensor, cond: Conditions) -> Tensor:
-        made = forward(self, x, t, cond)
-        failed.append(weakref.ref(made))
-        return Full.apply(made)  # type: ignore[no-any-return, no-untyped-call]  # torch gives it no types
-
-    monkeypatch.setattr(SliceNetwork, "forward", small)
-    monkeypatch.setattr("gem3d_core.training.give_back", lambda _device: left.append(failed[-1]() is not None))
+    monkeypatch.setattr(SliceNetwork, "forward", lambda *given: Full.apply(forward(*given)))
+    monkeypatch.setattr("gem3d_core.training.give_back", lambda _device: left.append(graphs[-1]() is not None))
     _trained(tmp_path / "pieces")
     assert left == [False, False], "halved twice, from 8 slices to 2"
 
