@@ -73,9 +73,8 @@ def main() -> None:
 def measure(point: Point) -> Point:
     """Draw the point's volumes, after one window that sets the machine up."""
     config = load("hippocampus-cpu")
-    model = random_model(config, (point.size, point.size))
-    spec = replace(config.resample, steps=STEPS, precision="fp32")
     size = (point.size, point.size)
+    model, spec = random_model(config, size), replace(config.resample, steps=STEPS, precision="fp32")
     _drain(model, random_recipes(config.condition.window, 1, size), spec)
     _, effort = watched(lambda: _drain(model, random_recipes(point.Z, point.volumes, size), spec), model.device)
     windows = point.volumes * count_windows([point.Z], config.condition, spec)

@@ -100,8 +100,9 @@ def row_overrides(row: TableRow, profile: str, given: Mapping[str, JsonValue]) -
     slices, volume = budget.train_slices or slices, budget.tune_volume or volume
     if config.generator == "whole":
         volume = budget.whole or slices + volume
+    known = [other.name for other in _document().rows]
     for name in budget.slower:
-        if name not in (known := [other.name for other in _document().rows]):
+        if name not in known:
             raise BadInput(f"tables.slower: no row {name!r}{nearest(name, known)}")
     slower = budget.slower.get(row.name, 1.0)
     trained = (

@@ -157,7 +157,7 @@ def windows_that_fit(
     beside_all = largest_batch(one, two, room - flying.held(flying.most))
     if beside_all + flying.waiting >= flying.most:
         return max(1, beside_all)
-    each = flying.volume / OVERHEAD  # which a volume does not have
+    each = flying.volume / OVERHEAD  # `largest_batch` adds it, which a volume does not have
     return max(1, largest_batch(one + each, two + 2 * each, room - flying.waiting * flying.volume))
 
 

@@ -136,7 +136,8 @@ def _product(
     import pandas as pd
 
     def scored(item: tuple[str, Path]) -> tuple[str, CaseOverlap]:
-        (case, path), truth = item, source.cases[item[0]].read_label()
+        case, path = item
+        truth = source.cases[case].read_label()
         return case, score(source, read_prediction(path, truth.affine).astype(np.int16), truth)
 
     rows = []

@@ -64,9 +64,10 @@ def report(
 
 
 def _behind(catalog: Catalog, datasets: list[str], told: list[Artifact]) -> list[Artifact]:
-    """What else the datasets come from: volumes and trainings of another system whose dataset is an arm."""
+    """What else the datasets come from, such as volumes and trainings of another system whose dataset is an arm."""
     found = {a.version: a for ref in datasets for _, a in catalog.lineage(ref) if isinstance(a, Artifact)}
-    return [artifact for version, artifact in found.items() if version not in {a.version for a in told}]
+    known = {artifact.version for artifact in told}
+    return [artifact for version, artifact in found.items() if version not in known]
 
 
 def _distances_csv(work: Work, artifacts: list[Artifact]) -> None:
@@ -85,7 +86,7 @@ def _files(folder: Path) -> list[Path]:
 def _report(
     work: Work, run: Run, source: Source, prepared: Prepared, artifacts: list[Artifact], behind: list[Artifact]
 ) -> Report:
-    """behind: of other systems, told among stages and trainings only."""
+    """behind: what the run did not make for itself, told among stages and trainings only."""
     catalog = work.catalog
     metrics = [a for a in artifacts if a.kind == "metrics"]
     measured = next((a for a in metrics if "means" in a.meta), None)
