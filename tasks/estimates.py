@@ -34,13 +34,15 @@ from tasks.workload import Load
 BACKWARD = 2.0
 """Operations of a backward pass over those of the forward pass."""
 KL_CHANNELS, KL_FACTOR = 4, 8
+PLANES = 3
 
 READ, PREPARE, EDIT, WRITE = 7e-8, 1e-6, 3e-7, 1e-7
 """Seconds a source voxel: check, nnU-Net's preprocessing with ours, one edited mask, one published volume."""
 ENCODE = 2e-7
 """Seconds a pixel of a prepared slice."""
-FEATURES, NEAREST, PICTURES = 0.03, 2e-9, 20.0
-"""Seconds: the features of one slice for FID; one voxel of one pair of volumes; the pictures and what else is fixed."""
+FEATURES, RESAMPLED, NEAREST, PICTURES = 0.03, 0.4, 2e-9, 20.0
+"""Seconds: the features of one slice for FID; one FID of resampled volumes in one plane; one voxel of one pair of
+volumes; the pictures and what else is fixed."""
 PLANNING, ARM_START = 12.0, 30.0
 """Seconds that nnU-Net's planning, and one training and prediction with it, take for nothing but their start."""
 NNUNET_OPERATIONS = 432
@@ -233,7 +235,8 @@ def _evaluation(load: Load) -> Estimate:
 
 
 def _fidelity_seconds(load: Load) -> float:
-    """Features in three planes of real, held-out and synthetic volumes; every volume against every training volume."""
+    """Features in three planes of real, held-out and synthetic volumes, and FID of both sets resampled; every volume
+    against every training volume."""
     config, cases, train = load.config, len(load.depths), max(1, len(load.train))
     height, width = config.prepare.slice_size
     drawn = load.volumes // max(1, config.factor)
@@ -241,7 +244,8 @@ def _fidelity_seconds(load: Load) -> float:
     seen = (cases + drawn) / max(1, cases) * load.slices
     lines = (cases + drawn) * (height + width)  # the planes of other directions have a fixed number of slices
     pairs = (load.volumes + cases - train) * train
-    return FEATURES * (seen + lines) + NEAREST * pairs * load.slices / max(1, cases) * height * width
+    features = FEATURES * (seen + lines) + RESAMPLED * 2 * PLANES * config.evaluate.fid_resamples
+    return features + NEAREST * pairs * load.slices / max(1, cases) * height * width
 
 
 def _arm_seconds(load: Load, cases: int) -> float:

@@ -54,6 +54,14 @@ def test_volumes_of_all_repeats_and_kinds_of_mask_count() -> None:
     assert 4 * few.windows == _load({"factor": 3, "masks.use": "true"}).windows
 
 
+def test_intervals_of_fid_take_their_time() -> None:
+    without, some, twice = (_load({"evaluate.fid_resamples": count}) for count in (0, 20, 40))
+    assert _seconds("evaluate", some) > _seconds("evaluate", without)
+    assert _seconds("evaluate", twice) - _seconds("evaluate", without) == pytest.approx(
+        2 * (_seconds("evaluate", some) - _seconds("evaluate", without))
+    )
+
+
 def test_generated_slices_cost_calls_of_a_network_and_picked_ones_none() -> None:
     assert estimate("generate-informed-slices", _load()).network_calls == 0
     assert estimate("generate-informed-slices", _load({"informed.mode": "generated"})).network_calls > 0
