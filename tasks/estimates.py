@@ -24,6 +24,7 @@ from gem3d_core.denoise import window_calls
 from gem3d_core.devices import device_type
 from gem3d_core.kl_training import BATCH as KL_BATCH
 from gem3d_core.memory import OVERHEAD
+from gem3d_core.metrics.fidelity import PLANES
 from gem3d_core.models import TrainingPlan
 from gem3d_core.settings import NetworkFacts, NetworkKind, TrainSpec, UNetSpec
 from tasks.informed import variants
@@ -34,7 +35,6 @@ from tasks.workload import Load
 BACKWARD = 2.0
 """Operations of a backward pass over those of the forward pass."""
 KL_CHANNELS, KL_FACTOR = 4, 8
-PLANES = 3
 
 READ, PREPARE, EDIT, WRITE = 7e-8, 1e-6, 3e-7, 1e-7
 """Seconds a source voxel: check, nnU-Net's preprocessing with ours, one edited mask, one published volume."""
@@ -244,7 +244,7 @@ def _fidelity_seconds(load: Load) -> float:
     seen = (cases + drawn) / max(1, cases) * load.slices
     lines = (cases + drawn) * (height + width)  # the planes of other directions have a fixed number of slices
     pairs = (load.volumes + cases - train) * train
-    features = FEATURES * (seen + lines) + RESAMPLED * 2 * PLANES * config.evaluate.fid_resamples
+    features = FEATURES * (seen + lines) + RESAMPLED * 2 * len(PLANES) * config.evaluate.fid_resamples
     return features + NEAREST * pairs * load.slices / max(1, cases) * height * width
 
 
