@@ -221,7 +221,7 @@ def _score(row: _Row) -> "System":
     real = (Real(prepared.image(case), prepared.mask(case)) for case in cases)
     pairs = map(Paired, _synthetic(row, prepared, cases, PAIRED_PREFIX), real)
     lpips, without_lpips = open_lpips(config, prepared, "cpu")
-    test = read_test(prepared, pairs, lpips, [])
+    test = read_test(prepared, pairs, lpips, [], config.runtime.threads)
 
     seconds = json.loads((row.folder / SECONDS).read_text())
     last = system.trainings[-1].facts

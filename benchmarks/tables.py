@@ -15,6 +15,8 @@ from pathlib import Path
 
 from provenance import RESULTS, ROOT, provenance
 
+from gem3d_core.processes import end_with_parent
+
 
 def main() -> None:
     """Run `gem3d tables` and copy what it made."""
@@ -29,7 +31,7 @@ def main() -> None:
     command = ["tables", given.dataset, "--profile", given.profile, *rows, "--json"]
     facts = provenance(command)
     made = [sys.executable, "-m", "flows.cli", *command, "--catalog", given.catalog]
-    done = subprocess.run(made, cwd=ROOT, stdout=subprocess.PIPE, check=False)
+    done = subprocess.run(made, cwd=ROOT, stdout=subprocess.PIPE, preexec_fn=end_with_parent, check=False)
     summary = json.loads(done.stdout or "{}")
     if "tables" in summary:  # also where some row could not be made
         _keep(summary, facts, RESULTS / given.profile)

@@ -37,6 +37,8 @@ class TableRow(BaseModel):
     titles: dict[TableName, str] = Field(default_factory=dict)
     """Another title in a table of its own point of view."""
     tables: tuple[TableName, ...]
+    beside: str | None = None
+    """The row that this one changes one thing of."""
     systems: tuple[str, ...] = ()
     """Laid over the profile in this order."""
     settings: Settings = Field(default_factory=dict)

@@ -1,5 +1,7 @@
 """reproduce-tables: every system of the paper and each of our changes, trained, drawn from and scored alike."""
 
+import sys
+import traceback
 from pathlib import Path
 from uuid import uuid4
 
@@ -24,6 +26,7 @@ from tasks.real_features import real_features
 from tasks.showing import show_tables
 from tasks.system_scores import RowRefs
 from tasks.tables import MARKDOWN, NUMBERS, tables
+from tasks.weights import without_weights
 
 
 class TablesParameters(Settings):
@@ -63,6 +66,8 @@ def reproduce_tables(params: TablesParameters = TablesParameters()) -> TablesSum
     plain_first = sorted(rows, key=lambda row: len(row.settings))  # whose configuration stands for a shared model
 
     ledger = Ledger(open_run(settings))
+    for measure, reason in without_weights(ledger.run).items():  # said now, not after hours
+        sys.stderr.write(f"no row will have {measure}: {reason}\n")
     source = ledger.enter("ingest", ingest_flow(settings, settings.skip_bad)).ref
     prepared = ledger.enter("preprocess", preprocess_flow(settings, source)).ref
     latents = {row: _encode(of_rows[row], settings, ledger, prepared) for row in of_rows}
@@ -79,8 +84,8 @@ def reproduce_tables(params: TablesParameters = TablesParameters()) -> TablesSum
             made[row] = _row(row, of_rows[row], data[row], features, judge, ledger)
         except Interrupted:
             raise
-        except Gem3dError as error:  # of this row: the others are made all the same
-            failed[row] = str(error)
+        except Exception as error:  # noqa: BLE001 - of this row: the others are made all the same
+            failed[row] = _told(error)
     if not made:
         raise Gem3dError("; ".join(f"row {row} could not be made: {reason}" for row, reason in failed.items()))
     overrides = {key: str(value) for key, value in params.overrides.items() if not key.startswith("runtime.")}
@@ -122,6 +127,14 @@ def _row(
         agreement=judged,
         sampler=f"{run.config.resample.solver}, {run.config.resample.steps} steps",
     )
+
+
+def _told(error: Exception) -> str:
+    """Why a row was not made; of what nobody foresaw also where it happened, on stderr."""
+    if isinstance(error, Gem3dError):
+        return str(error)
+    traceback.print_exception(error)
+    return f"{type(error).__name__}: {error}"
 
 
 def _summary(ledger: Ledger, failed: dict[str, str]) -> TablesSummary:

@@ -11,7 +11,8 @@ from gem3d_core.training import Example
 from gem3d_core.whole import Discriminator
 
 REALISM = 0.01
-"""Weight of the discriminator's verdict beside the L1 distance, whose weight is 1 [Pix2Pix: 1 beside 100]."""
+"""Weight of the discriminator's verdict beside the L1 distance, whose weight is 1 on average over the channels
+[Pix2Pix: 1 beside 100]."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def adversarial_loss(example: Example, schedule: Schedule) -> Tensor:
 
     distance = (drawn - example.clean).abs()
     if example.emphasis is not None:
-        distance = distance * example.emphasis[:, None, None]
+        distance = distance * (example.emphasis / example.emphasis.mean())[:, None, None]
     realism = (verdict.fixed(drawn) - 1).square().mean()
     true, false = verdict.learning(example.clean), verdict.learning(drawn.detach())
     telling = ((true - 1).square().mean() + false.square().mean()) / 2

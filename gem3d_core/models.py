@@ -237,7 +237,8 @@ def _pieces(
     """This rank's rows of a batch, piece by piece on the device; the noise is drawn for all rows by every rank."""
     eps = torch.randn(clean.shape, generator=rng)
     mine, count, device = training.ranks.rows(len(clean)), training.plan.pieces, training.device
-    emphasis = None if training.emphasis is None else training.emphasis.to(device)
+    emphasis = training.emphasis if training.schedule.spec.channel_weighting == "spread" else None
+    emphasis = None if emphasis is None else emphasis.to(device)
     size = (mine.stop - mine.start) // count
     for first in range(mine.start, mine.stop, size):
         rows = slice(first, first + size)

@@ -87,6 +87,9 @@ class DiffusionSpec:
     weighting: Literal["min_snr", "uniform"] = "min_snr"
     gamma: float = 5.0
     """Clamp of the min-SNR weight."""
+    channel_weighting: Literal["spread", "uniform"] = "spread"
+    """Of latent channels in the loss. spread: as the codec weighs them, a wavelet channel by its spread in the slice;
+    uniform: all alike [paper]."""
     spacing: Literal["trailing", "leading"] = "trailing"
     """Which of the T timesteps a sampler of fewer steps visits."""
 

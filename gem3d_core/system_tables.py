@@ -75,6 +75,8 @@ class System:
     """By dataset."""
     titles: Mapping[str, str] = field(default_factory=dict)
     """Of single tables, where they differ."""
+    beside: str | None = None
+    """The name of the system that this one changes one thing of."""
 
     def titled(self, table: str) -> str:
         """The row's title in a table."""
@@ -182,6 +184,28 @@ def unbiased_table(systems: Sequence[System], real: System | None = None) -> Tab
     )
 
 
+def continuity_table(systems: Sequence[System]) -> Table:
+    """Whether slices follow on each other, of every system: the two continuity measures."""
+    return Table(
+        title="Continuity",
+        caption=(
+            "Border: difference of axial neighbours that different windows drew, over that of neighbours inside one "
+            "window (above 1: jumps). Smoothness: slice-to-slice difference over the real volume's (above 1: stripes "
+            "or noise, below 1: blur). Both of the volumes for training masks, with 95% bootstrap intervals over "
+            "volumes."
+        ),
+        n=_counts(systems, lambda s: max((len(s.border), *map(len, s.smoothness.values()))), "volumes"),
+        columns=(Column("system"), *CONTINUITY),
+        rows=tuple((system.title, _border(system), *_smoothness(system)) for system in systems),
+    )
+
+
+CONTINUITY = (
+    Column("border", better="near 1", digits=2),
+    *(Column(f"smoothness {plane}", better="near 1", digits=2) for plane in PLANES),
+)
+
+
 def paired_table(systems: Sequence[System], table: str, title: str, told: str = "") -> Table:
     """Table 2 or 3: MS-SSIM and LPIPS of volumes for test masks."""
     rows = in_table(systems, table)
@@ -211,20 +235,14 @@ def whole_table(systems: Sequence[System], table: str, title: str, told: str) ->
     rows = in_table(systems, table)
     return Table(
         title=title,
-        caption=(
-            f"{told} FID, MS-SSIM and LPIPS as in Tables 1 and 2. Border: difference of axial neighbours that "
-            "different windows drew, over that of neighbours inside one window (above 1: jumps). Smoothness: "
-            "slice-to-slice difference over the real volume's (above 1: stripes or noise, below 1: blur). "
-            "Both of the volumes for training masks, with 95% bootstrap intervals over volumes."
-        ),
+        caption=f"{told} FID, MS-SSIM and LPIPS as in Tables 1 and 2, border and smoothness as under Continuity.",
         n=f"{_counts(rows, lambda s: s.scored, 'volumes')} for FID, {_counts(rows, _paired_cases, 'test volumes')}",
         columns=(
             Column("system"),
             *(Column(f"FID {plane}", better="lower", digits=1) for plane in PLANES),
             Column("MS-SSIM", better="higher"),
             Column("LPIPS", better="lower"),
-            Column("border", better="near 1", digits=2),
-            *(Column(f"smoothness {plane}", better="near 1", digits=2) for plane in PLANES),
+            *CONTINUITY,
         ),
         rows=tuple((s.titled(table), *_fid_cells(s), *_paired_cells(s), _border(s), *_smoothness(s)) for s in rows),
     )

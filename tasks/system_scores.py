@@ -57,6 +57,7 @@ def scored_system(
         title=row.title,
         titles=cast("Mapping[str, str]", row.titles),
         tables=row.tables,
+        beside=row.beside,
         fid=fids_of(values, replicates).get(of, {}),
         replicates={p: replicates[of, f"FID {p}"][1] for p in PLANES if (of, f"FID {p}") in replicates},
         neighbours=neighbours_of(values, replicates).get(of, {}),

@@ -12,13 +12,14 @@ from safetensors.torch import load_file
 from configs import TableRow
 from data_catalog import Artifact
 from gem3d_core.bench.markdown import markdown
-from gem3d_core.orderings import Claim, claims, claims_table
+from gem3d_core.orderings import Claim, changes_table, claims, claims_table
 from gem3d_core.pictures import PictureRow, across_border, comparison, shared_border
 from gem3d_core.report import Table
 from gem3d_core.system_tables import (
     MADE_HERE,
     System,
     budget_table,
+    continuity_table,
     fid_table,
     in_table,
     paired_table,
@@ -42,7 +43,8 @@ PICTURED = {
 LEFT_OUT = "Parts of the method left out; without volumetric tuning nothing is trained in its place (see Budget)."
 CHANGES = (
     "Each row with + adds to the row above it, from the paper's configuration to our default; each row with but "
-    "changes one thing of the default (key frames: all that they need). Dropped conditions: both in a tenth of the "
+    "changes one thing of the default (key frames: all that they need). How sure the differences are stands under "
+    "What each change is worth. Dropped conditions: both in a tenth of the "
     "windows, the informed slice alone in another; guided rows are drawn by the same model. All are drawn with as many "
     "steps, also where the profile's own draws take fewer. A donor's outline is compared where masks have one; where "
     "it is the whole grid, that of the most similar size is taken. Paired volumes, whose slice is their own, know no "
@@ -128,7 +130,9 @@ def tables_of(
         ("ours", whole_table(systems, "ours", "What each of our changes brings", CHANGES)),
     ]
     kept = [table for name, table in told if in_table(systems, name)]
-    last = [unbiased_table(systems, real), budget_table(systems, made)]
+    changes = changes_table(systems)
+    last = [*([changes] if changes.rows else []), unbiased_table(systems, real), continuity_table(systems)]
+    last += [budget_table(systems, made)]
     return [*kept, *last, *([claims_table(found, dataset)] if found else [])]
 
 

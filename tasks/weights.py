@@ -7,7 +7,14 @@ from torch import nn
 
 from configs import Config
 from gem3d_core.errors import NotAvailable
-from gem3d_core.metrics.features import Extractor, efficientnet_lite0, find_weights, load_lpips, radimagenet_resnet50
+from gem3d_core.metrics.features import (
+    LPIPS_TRUNK,
+    Extractor,
+    efficientnet_lite0,
+    find_weights,
+    load_lpips,
+    radimagenet_resnet50,
+)
 from tasks.inputs import Prepared, hash_file
 from tasks.stage import Run
 
@@ -52,6 +59,18 @@ def open_lpips(config: Config, prepared: Prepared, device: str) -> tuple[nn.Modu
         return load_lpips(weights_folder(config), device, download=False), {}
     except NotAvailable as reason:
         return None, {"LPIPS": str(reason)}
+
+
+def without_weights(run: Run) -> dict[str, str]:
+    """Measures that cannot be taken here, and why; weights are downloaded first where they can be."""
+    without = {}
+    for measure, names in {"LPIPS": [LPIPS_TRUNK], "FID": feature_files(run.config)}.items():
+        for name in names:
+            try:
+                find_weights(name, weights_folder(run.config), download=not run.dry)
+            except NotAvailable as reason:
+                without[measure] = str(reason)
+    return without
 
 
 def _hash(run: Run, name: str) -> str | None:

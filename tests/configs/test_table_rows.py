@@ -16,7 +16,7 @@ def test_every_row_fits_every_profile_and_draws_with_as_many_steps(profile: str)
     for row in table_rows():
         config = row_config(row, profile, {})
         assert config.unet == load(profile).unet
-        own = {"pix2pix-3d": ("ddim", 1), "paper-ddim": ("ddim", 200)}
+        own = {"pix2pix-3d": ("ddim", 1), "paper-ddim": ("ddim", 200), "ours-10": ("dpm++", 10)}
         assert (config.resample.solver, config.resample.steps) == own.get(row.name, ("dpm++", 20)), row.name
         assert config.factor == 1
 
@@ -55,29 +55,41 @@ def test_what_is_set_by_hand_does_not_unmake_a_row() -> None:
             row_overrides(ROWS["paper"], "smoke", {key: 2})
 
 
-def test_our_rows_lead_from_the_paper_to_the_default_one_change_at_a_time() -> None:
+def test_our_rows_lead_from_the_paper_to_the_default_and_on_one_change_at_a_time() -> None:
     names = [row.name for row in table_rows() if "ours" in row.tables]
-    ladder = names[: names.index("ours") + 1]
-    assert ladder == ["paper", "v-prediction", "min-snr", "one-hot", "slice-offset", "overlap-2", "ours"]
-    configs = [row_config(ROWS[name], "hippocampus-cpu", {}).model_dump(exclude={"system"}) for name in ladder]
-    changed = [
-        sorted(f"{s}.{k}" for s in a for k in (a[s] if isinstance(a[s], dict) else ()) if a[s][k] != b[s][k])
-        for a, b in pairwise(configs)
-    ]
-    assert changed == [
-        ["diffusion.prediction", "diffusion.schedule", "diffusion.spacing"],
-        ["diffusion.weighting"],
-        ["condition.mask"],
-        ["condition.slice_offset"],
-        ["resample.overlap"],
-        ["resample.first_window"],
-    ]
+    ladder = ["paper", "channel-weights", "v-prediction", "min-snr", "one-hot", "slice-offset", "overlap-2", "ours"]
+    assert names[: len(ladder)] == ladder
+    assert all(ROWS[name].beside == before for before, name in pairwise(ladder))
+    configs = {name: row_config(ROWS[name], "hippocampus-cpu", {}).model_dump(exclude={"system"}) for name in names}
+    changed = {}
+    for name in names[1:]:
+        a, b = configs[name], configs[str(ROWS[name].beside)]
+        keys = ((s, k) for s in a for k in (a[s] if isinstance(a[s], dict) else ()) if a[s][k] != b[s][k])
+        changed[name] = sorted(f"{s}.{k}" for s, k in keys)
+    assert changed == {
+        "channel-weights": ["diffusion.channel_weighting"],
+        "v-prediction": ["diffusion.prediction", "diffusion.schedule", "diffusion.spacing"],
+        "min-snr": ["diffusion.weighting"],
+        "one-hot": ["condition.mask"],
+        "slice-offset": ["condition.slice_offset"],
+        "overlap-2": ["resample.overlap"],
+        "ours": ["resample.first_window"],
+        "ours-10": ["resample.steps"],
+        "overlap-4": ["resample.overlap"],
+        "known": ["condition.known", "resample.continuation"],
+        "keyframes": ["condition.strides", "resample.plan"],
+        "dropout": ["condition.drop_informed", "condition.drop_mask"],
+        "guidance-mask": ["resample.mask_guidance"],
+        "guidance-informed": ["resample.informed_guidance"],
+        "donor-outline": ["informed.donor"],
+        "paper-ddim": ["resample.solver", "resample.steps"],
+    }
 
 
 def test_the_default_is_what_the_profile_has() -> None:
-    ours, profile = row_config(ROWS["ours"], "hippocampus-cpu", {}), load("hippocampus-cpu")
+    ours, profile = row_config(ROWS["ours-10"], "hippocampus-cpu", {}), load("hippocampus-cpu")
     assert (ours.condition, ours.diffusion, ours.informed) == (profile.condition, profile.diffusion, profile.informed)
-    assert {**ours.resample.__dict__, "steps": 10} == profile.resample.__dict__
+    assert ours.resample == profile.resample
 
 
 def test_the_papers_figures_stand_where_its_tables_have_them() -> None:

@@ -225,21 +225,27 @@ def test_a_network_that_is_told_of_known_slots_continues_in_a_single_pass(
     assert found >= expected
 
 
-def test_both_ends_of_a_gap_between_key_frames_are_met() -> None:
+def test_both_ends_of_a_gap_between_key_frames_are_met(record_property: Callable[[str, object], None]) -> None:
     schedule, noise = make_schedule(COSINE), stream(seed=3)
     rng = torch.Generator().manual_seed(4)
     root = torch.linalg.cholesky(covariance()).float()
     clean = (root @ torch.randn(N, SAMPLES, generator=rng))[..., None, None]
     pinned = Pinned(clean, torch.arange(N) % 3 == 0)
     drawn = solve(knowing_denoiser(schedule, pinned), noise(), schedule, DPM, noise, pinned)[..., 0, 0]
-    for k in range(0, N - 3, 3):
-        assert correlation(drawn, k, k + 1) == pytest.approx(RHO, abs=0.03)
-        assert correlation(drawn, k + 2, k + 3) == pytest.approx(RHO, abs=0.03)
+    found = [correlation(drawn, k + a, k + a + 1) for k in range(0, N - 3, 3) for a in (0, 2)]
+    record_property("correlation across key frames, smallest", round(min(found), 3))
+    sys.stdout.write(f"key frames: {min(found):.3f} to {max(found):.3f}\n")
+    assert found == pytest.approx([RHO] * len(found), abs=0.03)
 
 
-def test_independent_windows_and_a_slice_handed_on_alone_condition_nothing_here() -> None:
-    """The Gaussian has no informed slice: what is not pinned is drawn without a look at the finished slices."""
+def test_independent_windows_and_a_slice_handed_on_alone_condition_nothing_here(
+    record_property: Callable[[str, object], None],
+) -> None:
+    """continuation `none` and `informed` pin nothing, and the Gaussian has no informed slice."""
     schedule, noise = make_schedule(COSINE), stream(seed=5)
     finished, x = noise(), noise()
     drawn = solve(exact_denoiser(schedule), x, schedule, DPM, noise, nothing_pinned(x))[..., 0, 0]
-    assert abs(float(torch.corrcoef(torch.stack([finished[-1, :, 0, 0], drawn[0]]))[0, 1])) < 0.04
+    found = float(torch.corrcoef(torch.stack([finished[-1, :, 0, 0], drawn[0]]))[0, 1])
+    record_property("correlation to the finished slice, nothing pinned", round(found, 3))
+    sys.stdout.write(f"nothing pinned: {found:.3f}\n")
+    assert abs(found) < 0.04

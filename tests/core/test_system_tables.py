@@ -7,13 +7,14 @@ import pytest
 
 from gem3d_core.metrics.fidelity import PLANES, Fid
 from gem3d_core.metrics.intervals import Interval
-from gem3d_core.orderings import claims, claims_table
+from gem3d_core.orderings import changes_table, claims, claims_table
 from gem3d_core.report import Missing
 from gem3d_core.system_tables import (
     Cost,
     Reported,
     System,
     budget_table,
+    continuity_table,
     fid_table,
     paired_table,
     unbiased_table,
@@ -145,6 +146,38 @@ def test_ablations_and_our_default_are_claims_of_their_own() -> None:
     table = claims_table(claims(rows, "BraTS"), "BraTS")
     assert table.n == "8 claims"
     assert table.printed[0][4] == "-"
+
+
+def test_a_change_stands_beside_what_it_changes() -> None:
+    rows = [
+        system("paper", "ours", titles={"ours": "as in the paper"}),
+        system("better", "ours", score=0.65, fid=7, beside="paper", border=dict.fromkeys(CASES, 0.97)),
+        system("alone", "ours", beside="not made"),
+        system("blind", "ours", beside="better", lpips={}),
+    ]
+    table = changes_table(rows)
+    assert [c.name for c in table.columns[2:5]] == ["MS-SSIM", "LPIPS", "FID axial"]
+    assert [row[:2] for row in table.rows] == [("BETTER", "as in the paper"), ("BLIND", "BETTER")]
+    ms_ssim, lpips, axial, *_, border, _ = table.rows[0][2:]
+    for margin, expected in ((ms_ssim, 0.05), (lpips, 0.05), (axial, 3.0), (border, 0.07)):
+        assert isinstance(margin, Interval)
+        assert margin.mean == pytest.approx(expected)
+        assert margin.low is not None
+        assert margin.low > 0
+    assert table.rows[1][3] == Missing("not measured in both")
+
+
+def test_every_system_shows_whether_its_slices_follow_on_each_other() -> None:
+    table = continuity_table([system("a", "2"), system("whole", "2", border={})])
+    assert table.n == "8 volumes of each system"
+    assert table.printed[0] == ["A", "1.10 [1.10, 1.10]", *["1.05 [1.05, 1.05]"] * 3]
+    assert table.rows[1][1] == Missing("every volume was drawn in one window")
+
+
+def test_independent_windows_are_to_jump_more_than_continued_ones() -> None:
+    jumps = system("make-a-volume", "2", border=dict.fromkeys(CASES, 1.5))
+    told = {(c.source, c.better, c.worse): c.verdict for c in claims([system("paper", "2"), jumps], "BraTS")}
+    assert told == {("Figure 2", "PAPER", "MAKE-A-VOLUME"): "as expected"}
 
 
 def test_systems_that_were_not_measured_claim_nothing() -> None:

@@ -114,6 +114,18 @@ def assert_same(found: Outcome, expected: Outcome) -> None:
     assert [name for name in expected[0] if not torch.equal(found[0][name], expected[0][name])] == []
 
 
+def test_channels_weigh_as_the_codec_says_or_all_alike(run: Run, tmp_path: Path) -> None:
+    def first_loss(*emphasis: float, alike: bool = False) -> float:
+        spec = DiffusionSpec(channel_weighting="uniform" if alike else "spread")
+        folder = tmp_path / f"{emphasis}{alike}"
+        one = replace(training(folder, replace(SPEC, steps=1)), emphasis=torch.tensor(emphasis))
+        return float(run(replace(one, schedule=make_schedule(spec)))[1].losses[0])
+
+    first, second = first_loss(1.0, 0.0), first_loss(0.0, 1.0)
+    assert first_loss(1.0, 0.25) == pytest.approx(first + 0.25 * second, rel=1e-5)
+    assert first_loss(1.0, 0.25, alike=True) == pytest.approx(first + second, rel=1e-5)
+
+
 @pytest.mark.parametrize("crash_at", [2, 7])
 def test_resumed_after_a_crash_equals_uninterrupted(run: Run, crash_at: int, tmp_path: Path) -> None:
     def crash(step: int, _loss: float) -> None:

@@ -113,3 +113,11 @@ def test_a_perfect_volume_has_no_distance_and_the_discriminator_is_all_that_is_l
     realism, telling = (said - 1).square().mean(), ((said - 1).square().mean() + said.square().mean()) / 2
     torch.testing.assert_close(loss, 0.01 * realism + telling)
     assert all(p.requires_grad for p in discriminator.parameters())
+
+
+def test_channels_weigh_one_on_average_beside_realism() -> None:
+    given, _, _ = example()
+    shifted = replace(given, predict=lambda _x, _t: given.clean + 1)  # every channel is as far away
+    expected = adversarial_loss(shifted, make_schedule(ONE_STEP))
+    small = torch.tensor([0.4, *[0.1] * (C - 1)])
+    torch.testing.assert_close(adversarial_loss(replace(shifted, emphasis=small), make_schedule(ONE_STEP)), expected)

@@ -1,0 +1,59 @@
+"""Rows that another machine trains and draws: packed here, worked on by gem3d_core alone, scored here."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gem3d_core.phantoms import write_cohort
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT.parent / "shared"
+SCRIPT = """
+import runpy, sys
+from pathlib import Path
+
+script, results, *words = sys.argv[1:]
+sys.path.insert(0, str(Path(script).parent))
+import provenance
+
+provenance.RESULTS = Path(results)
+sys.argv = [script, *words]
+runpy.run_path(script, run_name="__main__")
+"""
+
+pytestmark = pytest.mark.slow
+
+
+def test_rows_are_packed_drawn_elsewhere_and_scored(tmp_path: Path) -> None:
+    dataset, rows = write_cohort(tmp_path, cases=6, size=32, seed=3), tmp_path / "rows"
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "GEM3D_"))}
+    kept |= {"PREFECT_HOME": str(tmp_path / "prefect"), "GEM3D_WEIGHTS": str(SHARED / "weights")}
+
+    def run(*command: str) -> None:
+        done = subprocess.run(
+            [sys.executable, *command], cwd=ROOT, env=kept, capture_output=True, text=True, timeout=600, check=False
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+
+    script = ["-c", SCRIPT, str(ROOT / "benchmarks" / "rows_in_pieces.py"), str(tmp_path)]
+    asked = [str(dataset), "--profile", "smoke", "--rows", "paper,ours", "--catalog", str(tmp_path / "catalog")]
+    asked += ["--to", str(rows), "--set", "tables.train_slices=12", "--set", "tables.tune_volume=3"]
+    run(*script, "pack", *asked)
+    run("-m", "gem3d_core.pieces", str(rows / "paper"), str(rows / "ours"), "--seconds", "500")
+    run(*script, "score", *asked)
+
+    document = json.loads((tmp_path / "smoke" / "tables.json").read_text())
+    assert [row["name"] for row in document["rows"]] == ["paper", "ours"]
+    for row in document["rows"]:
+        assert sorted(row["fid"]) == ["axial", "coronal", "sagittal"]
+        assert len(row["ms_ssim"]) >= 1
+        assert row["cost"]["steps"] == "12 + 3"
+        assert row["cost"]["training_seconds"] > 0
+        assert row["missing"]["mask agreement"] == "not measured in pieces"
+    page = (tmp_path / "smoke" / "tables.md").read_text()
+    assert "Trained and drawn on" in page
+    assert "| GEM-3D + IC |" in page
