@@ -17,6 +17,10 @@ from gem3d_core.report import Cell, Column, Missing, Table
 
 ByCase = Mapping[str, float]
 NO_PAPER = "-"
+CONTINUITY = (
+    Column("border", better="near 1", digits=2),
+    *(Column(f"smoothness {plane}", better="near 1", digits=2) for plane in PLANES),
+)
 
 
 @dataclass(frozen=True)
@@ -198,12 +202,6 @@ def continuity_table(systems: Sequence[System]) -> Table:
         columns=(Column("system"), *CONTINUITY),
         rows=tuple((system.title, _border(system), *_smoothness(system)) for system in systems),
     )
-
-
-CONTINUITY = (
-    Column("border", better="near 1", digits=2),
-    *(Column(f"smoothness {plane}", better="near 1", digits=2) for plane in PLANES),
-)
 
 
 def paired_table(systems: Sequence[System], table: str, title: str, told: str = "") -> Table:
