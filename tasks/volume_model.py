@@ -79,7 +79,9 @@ def open_volume_model(catalog: Catalog, model: str, latents: str, config: Config
     if artifact.meta["network"] != config.generator:
         raise Gem3dError(f"{model} is a {artifact.meta['network']} model: generator={config.generator} needs another")
     for section in ("condition", "diffusion"):
-        asked, trained = json.loads(json.dumps(asdict(getattr(config, section)))), artifact.meta[section]
+        spec = getattr(config, section)
+        asked, unsaid = (json.loads(json.dumps(asdict(each))) for each in (spec, type(spec)()))
+        trained = unsaid | artifact.meta[section]  # a setting that came later has as default what was done before
         if asked != trained:
             raise BadInput(
                 f"{model} was trained with {section} {trained}, this run has {asked}: use the profile and the system "

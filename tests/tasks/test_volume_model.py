@@ -43,3 +43,14 @@ def test_an_image_encoder_that_was_replaced_since_is_noticed(tmp_path: Path) -> 
     (tmp_path / "model.safetensors").write_bytes(b"another")
     with pytest.raises(BadInput, match=r"was trained with other files in .* put those back"):
         open_volume_model(catalog_of(**trained), "model/N-volume", "latents/N", config, "cpu")
+
+
+def test_a_model_is_of_the_default_of_a_setting_that_came_after_it() -> None:
+    trained: dict[str, object] = {"network": "volume", "encoder": {"none": "as it has"}}  # the last that is compared
+    for key, refused in (("spread", "was trained with other files"), ("uniform", "was trained with diffusion")):
+        config = load("smoke", {"diffusion.channel_weighting": key})
+        diffusion = cast("dict[str, object]", plain(config.diffusion))
+        del diffusion["channel_weighting"]
+        catalog = catalog_of(**trained, condition=plain(config.condition), diffusion=diffusion)
+        with pytest.raises(BadInput, match=refused):
+            open_volume_model(catalog, "model/N-volume", "latents/N", config, "cpu")
