@@ -33,6 +33,8 @@ from gem3d_core.volumetric import VolumeNetwork
 
 EFFICIENCY = 0.6
 """Share of the machine's matrix-product speed that UNets reach; measured on two CPU cores: 0.75 at base width 64."""
+MATRIX_PRODUCTS = 20
+"""The best of which is told as a machine's speed beside a measurement; for an estimate fewer do."""
 
 
 @dataclass(frozen=True)
@@ -180,12 +182,12 @@ def network_flops(device: str) -> float:
     return EFFICIENCY * matrix_flops(torch.device(name))
 
 
-def matrix_flops(device: torch.device) -> float:
-    """Operations a second of a float32 matrix product on a device, the best of three."""
+def matrix_flops(device: torch.device, tries: int = 3) -> float:
+    """Operations a second of a float32 matrix product on a device, the best of so many."""
     size = 8192 if device.type == "cuda" else 1536  # a smaller product does not fill a GPU
     a = torch.randn(size, size, device=device)
     best = float("inf")
-    for _ in range(3):
+    for _ in range(tries):
         began = time.perf_counter()
         float((a @ a)[0, 0])
         best = min(best, time.perf_counter() - began)

@@ -19,7 +19,7 @@ from gem3d_core.bench.comparison import Comparison, Speed, largest_difference, s
 from gem3d_core.bench.sampling import Measured, Method, Results, Score, Scores, measure, reference_method
 from gem3d_core.bench.training import TrainingCase, TrainingComparison, compare_training
 from gem3d_core.checkpoints import load_facts
-from gem3d_core.costs import matrix_flops, network_cost
+from gem3d_core.costs import MATRIX_PRODUCTS, matrix_flops, network_cost
 from gem3d_core.denoise import resolved
 from gem3d_core.errors import BadInput, NotAvailable
 from gem3d_core.files import atomic
@@ -92,12 +92,13 @@ def bench_sampling(
         same = replace(ours, spec=replace(reference.spec, batch=ours.spec.batch))
         others = [same, *others] if full else others
         score, missing = _score(subject, device)
+        product = matrix_flops(opened.device, MATRIX_PRODUCTS)
         scratch = _scratch_key(subject, ours, missing, device)
         with subject.catalog.work.hold(scratch) as folder:
             methods = list(dict.fromkeys([reference, ours, *others]))
             results = _measure_all(subject, opened, methods, score, folder, progress)
             subject.catalog.work.clear(scratch)
-        speed = _speed(subject, opened)
+        speed = _speed(subject, opened, product)
     against = yardstick(results[reference], results.get(same, {}))
     rows = {method: summarise(method, results[method], against, speed) for method in methods[1:]}
     return Comparison(
@@ -239,8 +240,10 @@ def _recipes(prepared: Prepared, cases: list[str], seed: int) -> Iterator[Recipe
         yield paired_recipe(prepared, case, prepared.image(case), seed)
 
 
-def _speed(subject: _Subject, model: VolumeModel) -> Speed:
+def _speed(subject: _Subject, model: VolumeModel, product: float) -> Speed:
+    """product: operations a second of the matrix product as it was before; a machine that others use varies."""
     facts = load_facts(subject.catalog.path(subject.model, "network.json"))
     height, width = (side // model.codec.factor for side in subject.config.prepare.slice_size)
     cost = network_cost(facts, facts.window, (height, width))
-    return Speed(cost.forward_flops, matrix_flops(model.device), facts.condition.informed)
+    now = matrix_flops(model.device, MATRIX_PRODUCTS)
+    return Speed(cost.forward_flops, max(product, now), facts.condition.informed)

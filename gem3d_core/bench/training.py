@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gem3d_core.batches import LatentCase, draw_windows
 from gem3d_core.bench.effort import watched
 from gem3d_core.codec import KL, PAPER_LAYERS, PAPER_WIDTHS, autoencoder
-from gem3d_core.costs import matrix_flops
+from gem3d_core.costs import MATRIX_PRODUCTS, matrix_flops
 from gem3d_core.denoise import predict_slices
 from gem3d_core.models import Training, build, train_slice_model
 from gem3d_core.networks import SliceNetwork
@@ -88,7 +88,7 @@ def compare_training(case: TrainingCase, steps: int, codec: KL | None = None) ->
     )
     literal = Training(raw, make_schedule(DiffusionSpec()), spec, 0, Path(), case.device, lambda _step, _loss: None)
     stored = replace(literal, cases=latents, spec=replace(spec, precision=case.precision))
-    peak = matrix_flops(case.device)
+    peak = matrix_flops(case.device, MATRIX_PRODUCTS)
     theirs = _pace(lambda training: _train_literally(facts, codec, training), literal, peak)
     ours = _pace(lambda training: train_slice_model(facts, training), stored, peak)
     return TrainingComparison(
