@@ -24,7 +24,7 @@ Arguments: TypeAlias = tuple[tuple[Tensor | Conditions, ...], dict[str, Tensor]]
 
 OVERHEAD = 2.0
 """Memory that is taken over what tensors need: kernels' own space, blocks that do not fit into each other. Measured
-on two CPU cores: 1.3 to 1.8; once 2.1, in a process that had done much else before."""
+on two CPU cores: 1.3 to 1.8; once 2.1, in a process that had run a thousand tests before."""
 MOST_WINDOWS = 64
 """Of a call: more gain nothing, and all the volumes that they belong to would be lost in a kill."""
 CODEC_SHARE = 0.25
