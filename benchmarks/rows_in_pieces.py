@@ -5,8 +5,10 @@ Example: here, there as often as it says that something is left, and here again:
     python -m gem3d_core.pieces build/rows/* --seconds 540
     python benchmarks/rows_in_pieces.py score ../data/Task04_Hippocampus --profile hippocampus-gpu --to build/rows
 
-The other machine needs gem3d_core with torch, einops, diffusers and safetensors, and no network connection. Of
-each row only drawn/, seconds.json and system.json have to come back.
+Latents and trainings that rows share are packed, and made, once: `pack` says which rows are worked on together, and
+what it says side by side may run side by side. The other machine needs gem3d_core with torch, einops, diffusers and
+safetensors (for the 3D networks monai too), and no network connection. Of each row only drawn/, seconds.json and
+system.json have to come back.
 """
 
 import argparse
@@ -62,8 +64,9 @@ def main() -> None:
         )
         rows = [_Row(row, given.to / row.name, *_prepared(settings, row)) for row in table_rows(given.rows.split(","))]
         if given.action == "pack":
-            for row in rows:
-                _pack(row)
+            for group in _pack(rows):
+                folders = " ".join(str(given.to / name) for name in group)
+                sys.stdout.write(f"python -m gem3d_core.pieces {folders}\n")
         else:
             _keep([_score(row) for row in rows], rows, provenance([]) | {"command": " ".join(sys.argv)})
 
@@ -92,7 +95,7 @@ def _prepared(settings: "TablesParameters", row: TableRow) -> tuple["Run", "Data
 
     named = settings.model_copy(update={"name": dataset_name(str(settings.dataset))})
     own = settings_of(named, row)
-    _require_windows_for_true_masks(row, open_run(own).config)
+    _require_what_travels(row, open_run(own).config)
     source = ingest_flow(named, False).ref
     prepared = preprocess_flow(named, source).ref
     latents = encode_flow(own.model_copy(update={"name": named.name}), prepared).ref
@@ -100,10 +103,9 @@ def _prepared(settings: "TablesParameters", row: TableRow) -> tuple["Run", "Data
     return open_run(own), data, informed_flow(own, data)[0].ref
 
 
-def _require_windows_for_true_masks(row: TableRow, config: Config) -> None:
-    """End where a row takes what does not travel: other networks, image encoders, edited masks, generated slices."""
+def _require_what_travels(row: TableRow, config: Config) -> None:
+    """End where a row takes what does not: image encoders, edited masks, generated slices."""
     asked = {
-        "generator": (config.generator, "volume"),
         "condition.injection": (config.condition.injection, "concat, controlnet"),
         "masks.use": (config.masks.use, "true"),
         "informed.mode": (config.informed.mode, "cross"),
@@ -113,8 +115,20 @@ def _require_windows_for_true_masks(row: TableRow, config: Config) -> None:
             sys.exit(f"row {row.name} has {key}={found}: in pieces are made rows with {made}")
 
 
-def _pack(row: _Row) -> None:
-    """Latents, codec, trainings and recipes."""
+def _pack(rows: list[_Row]) -> list[list[str]]:
+    """Pack rows; returns their names, those that share a training together and the one that makes it first."""
+    made: dict[str, str] = {}
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        trainings = _trainings(row, made)
+        owner = Path(trainings[0].folder).parent.name or row.row.name
+        groups.setdefault(owner, []).append(row.row.name)
+        _write(row, trainings, made.setdefault(row.data.latents, row.row.name))
+    return list(groups.values())
+
+
+def _write(row: _Row, trainings: tuple["TrainingStage", ...], latents_of: str) -> None:
+    """Latents, where no row before has them, codec, trainings and recipes."""
     from gem3d_core.pieces import SYSTEM, PackedSystem
     from tasks.inputs import open_prepared
     from tasks.latents import codec_folder, open_codec
@@ -124,13 +138,16 @@ def _pack(row: _Row) -> None:
         sys.stderr.write(f"{folder} was packed before, and is left as it is\n")
         return
     latents, prepared = catalog.get(row.data.latents), open_prepared(catalog, row.data.prepared)
-    (folder / "latents").mkdir(parents=True, exist_ok=True)
-    for case in prepared.train:
-        name = f"latents/{case}.safetensors"
-        shutil.copyfile(catalog.path(latents, name), folder / name)
+    folder.mkdir(parents=True, exist_ok=True)
+    if latents_of == row.row.name:
+        (folder / "latents").mkdir(exist_ok=True)
+        for case in prepared.train:
+            name = f"latents/{case}.safetensors"
+            shutil.copyfile(catalog.path(latents, name), folder / name)
     shutil.copytree(codec_folder(catalog, row.data.latents), folder / "codec", dirs_exist_ok=True)
     system = PackedSystem(
-        trainings=tuple(_trainings(config, latents.meta)),
+        trainings=trainings,
+        latents=_beside(latents_of, row, "latents"),
         diffusion=config.diffusion,
         sample=config.resample,
         labels=tuple(latents.meta["label_ids"]),
@@ -142,15 +159,24 @@ def _pack(row: _Row) -> None:
     sys.stderr.write(f"{folder}: {len(system.recipes)} volumes to draw\n")
 
 
-def _trainings(config: Config, latents: dict[str, int]) -> Iterator["TrainingStage"]:
-    """Both stages."""
+def _trainings(row: _Row, made: dict[str, str]) -> tuple["TrainingStage", ...]:
+    """Those that lead to the network that draws. made: what a row before trains, to its name; is added to."""
     from gem3d_core.pieces import TrainingStage
-    from gem3d_core.settings import NetworkFacts
+    from tasks.train import drawing_plans, network_facts
 
-    facts = NetworkFacts("slice", config.unet, latents["channels"], latents["mask_channels"], config.condition)
-    sliced = replace(facts, condition=replace(config.condition, known=False))  # which is stage 2's alone
-    yield TrainingStage("train-slices", sliced, config.train_slices)
-    yield TrainingStage("tune-volume", replace(facts, kind="volume"), config.tune_volume)
+    catalog, config, stages = Catalog.open(row.run.catalog), row.config, []
+    identity = f"{row.data.latents} {config.seed} {config.diffusion}"
+    for plan in drawing_plans(config):
+        facts = network_facts(plan, catalog, row.data.latents)
+        identity += f" {plan.stage} {facts} {plan.spec}"
+        owner = made.setdefault(identity, row.row.name)
+        stages.append(TrainingStage(plan.stage, facts, plan.spec, _beside(owner, row, plan.stage)))
+    return tuple(stages)
+
+
+def _beside(owner: str, row: _Row, name: str) -> str:
+    """A folder of a row, seen from another one's."""
+    return name if owner == row.row.name else f"../{owner}/{name}"
 
 
 def _recipes(row: _Row, catalog: Catalog, prepared: "Prepared") -> Iterator["RecipeFacts"]:
@@ -188,7 +214,7 @@ def _recipes(row: _Row, catalog: Catalog, prepared: "Prepared") -> Iterator["Rec
 def _score(row: _Row) -> "System":
     """FID and its kin of the volumes for training masks, paired scores of those for test masks."""
     from gem3d_core.costs import network_cost
-    from gem3d_core.pieces import SECONDS, PackedSystem
+    from gem3d_core.pieces import SECONDS, PackedSystem, seconds_of
     from gem3d_core.split import evenly
     from gem3d_core.system_tables import Cost
     from tasks.fidelity_scores import (
@@ -229,7 +255,7 @@ def _score(row: _Row) -> "System":
     cost = Cost(
         parameters=network_cost(last, last.window, (h, w)).parameters,
         steps=" + ".join(str(training.spec.steps) for training in system.trainings),
-        training_seconds=sum(seconds[training.name] for training in system.trainings),
+        training_seconds=sum(seconds_of(row.folder, training) for training in system.trainings),
         seconds_per_volume=seconds["drawn"] / len(system.recipes),
         volumes=len(new),
         rejected=0,

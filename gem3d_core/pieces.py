@@ -1,11 +1,13 @@
 """A system packed into a folder, trained and drawn from in pieces on a machine that has nothing but these modules.
 
-    FOLDER/latents/CASE.safetensors   of the training cases
+    FOLDER/latents/CASE.safetensors   of the training cases; or those of a system beside it
     FOLDER/codec/                     of those latents
     FOLDER/recipes/NAME.safetensors   mask, outline, informed slice and condition of each volume to draw
     FOLDER/system.json                what is trained and drawn, see `PackedSystem`
-    FOLDER/STAGE/                     checkpoints, and the model when it is trained
+    FOLDER/STAGE/                     checkpoints, and the model when it is trained; or those of a system beside it
     FOLDER/drawn/NAME.safetensors     volumes
+
+Systems that share a training are given together; those that share none may run side by side on one GPU.
 
 Example:
     python -m gem3d_core.pieces FOLDER OTHER-FOLDER --seconds 540
@@ -50,11 +52,12 @@ TOGETHER = 32
 
 @dataclass(frozen=True)
 class TrainingStage:
-    """One training of a system, after which its folder is named."""
+    """One training of a system. folder: relative to the system's, in that of another system where it is shared."""
 
     name: str
     facts: NetworkFacts
     spec: TrainSpec
+    folder: str
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,13 @@ class RecipeFacts:
 
 @dataclass(frozen=True)
 class PackedSystem:
-    """trainings: in their order, a later one tunes the one before; the last one's network draws."""
+    """trainings: in their order, a later one tunes the one before; the last one's network draws.
+
+    latents: their folder, relative to the system's.
+    """
 
     trainings: tuple[TrainingStage, ...]
+    latents: str
     diffusion: DiffusionSpec
     sample: SampleSpec
     labels: tuple[int, ...]
@@ -91,8 +98,10 @@ class PackedSystem:
         values: dict[str, Any] = json.loads((folder / SYSTEM).read_text())
         return cls(
             trainings=tuple(
-                TrainingStage(t["name"], facts_from(t["facts"]), TrainSpec(**t["spec"])) for t in values["trainings"]
+                TrainingStage(t["name"], facts_from(t["facts"]), TrainSpec(**t["spec"]), t["folder"])
+                for t in values["trainings"]
             ),
+            latents=values["latents"],
             diffusion=DiffusionSpec(**values["diffusion"]),
             sample=SampleSpec(**values["sample"]),
             labels=tuple(values["labels"]),
@@ -118,13 +127,19 @@ def load_drawn(folder: Path, name: str) -> Drawn:
     return Drawn(name, stored["slices"].float(), tuple(stored["borders"].tolist()))
 
 
+def seconds_of(folder: Path, training: TrainingStage) -> float:
+    """What a training took so far, in all pieces."""
+    counted = json.loads(((folder / training.folder).parent / SECONDS).read_text())
+    return float(counted[training.name])
+
+
 def work(folder: Path, device: torch.device, seconds: float) -> bool:
     """Train and draw for about so many seconds from where the last piece ended; returns whether all is done."""
     system, until = PackedSystem.read(folder), time.monotonic() + seconds
     for number, stage in enumerate(system.trainings):
-        if (folder / stage.name / "weights.safetensors").exists():
+        if (folder / stage.folder / "weights.safetensors").exists():
             continue
-        before = system.trainings[number - 1].name if number else None
+        before = system.trainings[number - 1].folder if number else None
         if time.monotonic() >= until or not _train(folder, system, stage, before, device, until):
             return False
     return _draw(folder, system, device, until)
@@ -134,13 +149,16 @@ def _train(
     folder: Path, system: PackedSystem, stage: TrainingStage, before: str | None, device: torch.device, until: float
 ) -> bool:
     """Go on with a training; returns whether it came to its end."""
+    latents = {path.stem: str(path) for path in sorted((folder / system.latents).glob("*.safetensors"))}
+    if not latents:
+        raise BadInput(f"{folder / system.latents} holds no latents: bring the folders of all rows that were packed")
     job = Job(
         facts=stage.facts,
-        latents={path.stem: str(path) for path in sorted((folder / "latents").glob("*.safetensors"))},
+        latents=latents,
         diffusion=system.diffusion,
         spec=stage.spec,
         seed=system.seed,
-        folder=str(folder / stage.name / "checkpoints"),
+        folder=str(folder / stage.folder / "checkpoints"),
         emphasis=system.emphasis,
         codec=str(folder / "codec") if stage.facts.condition.injection == "cross_attention" else None,
         slice_weights=None if before is None else str(folder / before / "weights.safetensors"),
@@ -153,11 +171,11 @@ def _train(
             os.kill(os.getpid(), signal.SIGTERM)  # at which a training writes a checkpoint and ends
 
     try:
-        with _counted(folder, stage.name, device):
+        with _counted((folder / stage.folder).parent, stage.name, device):
             weights, _ = train_job(job, device, tell)
     except Interrupted:
         return False
-    save_network(folder / stage.name, stage.facts, weights)
+    save_network(folder / stage.folder, stage.facts, weights)
     return True
 
 
@@ -196,7 +214,7 @@ def _recipes(folder: Path, waiting: list[RecipeFacts], until: float) -> Iterator
 
 def _open(folder: Path, system: PackedSystem, device: torch.device, volumes: int) -> tuple[VolumeModel, SampleSpec]:
     """The network that draws, and the sampler with as many windows a call as a GPU's memory holds."""
-    trained, codec = folder / system.trainings[-1].name, load_codec(folder / "codec", device)
+    trained, codec = folder / system.trainings[-1].folder, load_codec(folder / "codec", device)
     network = load_network(trained / "network.json", trained / "weights.safetensors", device, codec)
     if not isinstance(network, WindowNetwork | SliceNetwork):
         raise BadInput(f"{trained} holds a {network.facts.kind} network: expected one that draws windows")

@@ -24,7 +24,7 @@ from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """One of the three trainings."""
 
     stage: str
@@ -42,32 +42,43 @@ class _Plan:
 @stage_task("train-slices")
 def train_slices(run: Run, latents: str) -> StageResult:
     """`model` NAME-slice: stage 1 of the paper."""
-    config = run.config
-    condition = replace(config.condition, known=False)  # which is stage 2's alone
-    return _train(run, _Plan("train-slices", "slice", condition, config.unet, config.train_slices), latents)
+    return _train(run, _slice_plan(run.config), latents)
 
 
 @stage_task("tune-volume")
 def tune_volume(run: Run, latents: str, slice_model: str | None) -> StageResult:
     """`model` NAME-volume: stage 2 of the paper, from stage 1's EMA; without that, a 3D network from scratch."""
     config = run.config
-    kind: NetworkKind = "whole" if config.generator == "whole" else "volume"
-    if kind == "volume" and slice_model is None:
+    if config.generator != "whole" and slice_model is None:
         raise BadInput(f"generator={config.generator} tunes a slice model: give one, such as model/{run.name}-slice")
-    return _train(
-        run, _Plan("tune-volume", kind, config.condition, config.unet, config.tune_volume), latents, slice_model
-    )
+    return _train(run, _volume_plan(config), latents, slice_model)
 
 
 @stage_task("train-informed")
 def train_informed(run: Run, latents: str) -> StageResult:
     """`model` NAME-informed: draws an informed slice from a position alone."""
     config = run.config
-    plan = _Plan("train-informed", "position", ConditionSpec(), config.position_unet, config.train_informed)
+    plan = Plan("train-informed", "position", ConditionSpec(), config.position_unet, config.train_informed)
     return _train(run, plan, latents)
 
 
-def _train(run: Run, plan: _Plan, latents: str, slice_model: str | None = None) -> StageResult:
+def drawing_plans(config: Config) -> list[Plan]:
+    """The trainings that lead to the network that draws volumes, in their order."""
+    sliced = [_slice_plan(config)] if config.generator != "whole" else []
+    return sliced + ([_volume_plan(config)] if config.generator != "slice" else [])
+
+
+def _slice_plan(config: Config) -> Plan:
+    condition = replace(config.condition, known=False)  # which is stage 2's alone
+    return Plan("train-slices", "slice", condition, config.unet, config.train_slices)
+
+
+def _volume_plan(config: Config) -> Plan:
+    kind: NetworkKind = "whole" if config.generator == "whole" else "volume"
+    return Plan("tune-volume", kind, config.condition, config.unet, config.tune_volume)
+
+
+def _train(run: Run, plan: Plan, latents: str, slice_model: str | None = None) -> StageResult:
     config = run.config
     name = f"{run.name}-{plan.model}"
     settings = {"unet": plan.unet, "train": plan.spec, "diffusion": config.diffusion, "condition": plan.condition}
@@ -94,12 +105,12 @@ def _train(run: Run, plan: _Plan, latents: str, slice_model: str | None = None) 
     return run_stage(run, stage, make)
 
 
-def _job(run: Run, plan: _Plan, work: Work, latents: str, slice_model: str | None) -> Job:
+def _job(run: Run, plan: Plan, work: Work, latents: str, slice_model: str | None) -> Job:
     catalog = work.catalog
     emphasis, attends = open_codec(catalog, latents).emphasis, plan.condition.injection == "cross_attention"
     weights = catalog.path(catalog.get(slice_model), "weights.safetensors") if slice_model else None
     return Job(
-        facts=_facts(plan, work, latents),
+        facts=network_facts(plan, catalog, latents),
         latents={case: str(file) for case, file in _training_files(catalog, latents).items()},
         diffusion=run.config.diffusion,
         spec=plan.spec,
@@ -112,8 +123,9 @@ def _job(run: Run, plan: _Plan, work: Work, latents: str, slice_model: str | Non
     )
 
 
-def _facts(plan: _Plan, work: Work, latents: str) -> NetworkFacts:
-    meta = work.catalog.get(latents).meta
+def network_facts(plan: Plan, catalog: Catalog, latents: str) -> NetworkFacts:
+    """Of the network that is trained on some latents. Raises BadInput where these hold masks of another encoding."""
+    meta = catalog.get(latents).meta
     encoded = meta.get("mask", plan.condition.mask)
     if plan.kind != "position" and encoded != plan.condition.mask:
         raise BadInput(
@@ -125,11 +137,11 @@ def _facts(plan: _Plan, work: Work, latents: str) -> NetworkFacts:
         unet=plan.unet,
         latent_channels=cast("int", meta["channels"]),
         mask_channels=cast("int", meta["mask_channels"]),
-        condition=_whole(work.catalog, latents, plan) if plan.kind == "whole" else plan.condition,
+        condition=_whole(catalog, latents, plan) if plan.kind == "whole" else plan.condition,
     )
 
 
-def _whole(catalog: Catalog, latents: str, plan: _Plan) -> ConditionSpec:
+def _whole(catalog: Catalog, latents: str, plan: Plan) -> ConditionSpec:
     """Conditions of a window that holds the deepest training volume."""
     depths = []
     for file in _training_files(catalog, latents).values():
@@ -146,7 +158,7 @@ def _training_files(catalog: Catalog, latents: str) -> dict[str, Path]:
 
 
 def _product(
-    work: Work, config: Config, plan: _Plan, facts: NetworkFacts, weights: dict[str, Tensor], trained: Trained
+    work: Work, config: Config, plan: Plan, facts: NetworkFacts, weights: dict[str, Tensor], trained: Trained
 ) -> Product:
     import pandas as pd
 

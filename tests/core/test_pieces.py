@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,11 +43,12 @@ def folder(tmp_path: Path) -> Path:
         recipes.append(save_recipe(packed, Recipe(f"v{number}", mask, outline, informed, 0.3, number)))
     spec = TrainSpec(steps=6, batch=2, warmup=2, checkpoint_every=2)
     trainings = tuple(
-        TrainingStage(name, NetworkFacts(kind, UNET, 4, 2, CONDITION), spec)
+        TrainingStage(name, NetworkFacts(kind, UNET, 4, 2, CONDITION), spec, name)
         for name, kind in (("train-slices", "slice"), ("tune-volume", "volume"))
     )
     sample = SampleSpec(steps=2, overlap=1, batch=2)
-    PackedSystem(trainings, DiffusionSpec(), sample, (1,), (1.0, 0.5, 0.5, 0.2), 3, tuple(recipes)).write(packed)
+    emphasis = (1.0, 0.5, 0.5, 0.2)
+    PackedSystem(trainings, "latents", DiffusionSpec(), sample, (1,), emphasis, 3, tuple(recipes)).write(packed)
     return packed
 
 
@@ -57,6 +59,8 @@ def test_a_system_outlives_being_written_down(folder: Path, tmp_path: Path) -> N
     assert PackedSystem.read(tmp_path / "again") == system
     with pytest.raises(BadInput, match=r"holds no system\.json: pack"):
         PackedSystem.read(tmp_path)
+    with pytest.raises(BadInput, match="latents holds no latents: bring the folders of all rows"):
+        work(tmp_path / "again", CPU, seconds=60)
 
 
 def test_pieces_come_to_what_one_go_comes_to(
@@ -83,6 +87,21 @@ def test_pieces_come_to_what_one_go_comes_to(
         assert drawn.slices.shape == (Z, SIDE, SIDE)
         torch.testing.assert_close(drawn.slices, load_drawn(whole, name).slices, rtol=0, atol=2e-3)
         assert drawn.borders == load_drawn(whole, name).borders
+
+
+def test_a_system_beside_draws_with_the_same_trainings(folder: Path, tmp_path: Path) -> None:
+    beside, system = tmp_path / "beside", PackedSystem.read(folder)
+    for part in ("codec", "recipes"):
+        shutil.copytree(folder / part, beside / part)
+    trainings = tuple(replace(stage, folder=f"../packed/{stage.folder}") for stage in system.trainings)
+    replace(system, trainings=trainings, latents="../packed/latents").write(beside)
+
+    assert work(folder, CPU, seconds=600)
+    taken = [pieces.seconds_of(folder, stage) for stage in system.trainings]
+    assert work(beside, CPU, seconds=600)
+    assert {file.name for file in beside.iterdir()} == {"codec", "drawn", "recipes", "seconds.json", "system.json"}
+    assert [pieces.seconds_of(beside, stage) for stage in trainings] == taken
+    assert torch.equal(load_drawn(beside, "v0").slices, load_drawn(folder, "v0").slices)
 
 
 @pytest.mark.slow

@@ -33,25 +33,32 @@ def test_rows_are_packed_drawn_elsewhere_and_scored(tmp_path: Path) -> None:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "GEM3D_"))}
     kept |= {"PREFECT_HOME": str(tmp_path / "prefect"), "GEM3D_WEIGHTS": str(SHARED / "weights")}
 
-    def run(*command: str) -> None:
+    def run(*command: str) -> str:
         done = subprocess.run(
             [sys.executable, *command], cwd=ROOT, env=kept, capture_output=True, text=True, timeout=600, check=False
         )
         assert done.returncode == 0, done.stderr[-4000:]
+        return done.stdout
 
     script = ["-c", SCRIPT, str(ROOT / "benchmarks" / "rows_in_pieces.py"), str(tmp_path)]
-    asked = [str(dataset), "--profile", "smoke", "--rows", "paper,ours", "--catalog", str(tmp_path / "catalog")]
-    asked += ["--to", str(rows), "--set", "tables.train_slices=12", "--set", "tables.tune_volume=3"]
-    run(*script, "pack", *asked)
-    run("-m", "gem3d_core.pieces", str(rows / "paper"), str(rows / "ours"), "--seconds", "500")
+    asked = [str(dataset), "--profile", "smoke", "--rows", "paper,no-tuning,ours,ours-10"]
+    asked += ["--catalog", str(tmp_path / "catalog"), "--to", str(rows)]
+    asked += ["--set", "tables.train_slices=12", "--set", "tables.tune_volume=3"]
+    commands = run(*script, "pack", *asked).splitlines()
+    together = [["paper", "no-tuning"], ["ours", "ours-10"]]
+    assert commands == [
+        f"python -m gem3d_core.pieces {' '.join(str(rows / name) for name in names)}" for names in together
+    ]
+    for command in commands:
+        run(*command.split()[1:], "--seconds", "500")
     run(*script, "score", *asked)
 
     document = json.loads((tmp_path / "smoke" / "tables.json").read_text())
-    assert [row["name"] for row in document["rows"]] == ["paper", "ours"]
+    assert [row["name"] for row in document["rows"]] == ["paper", "no-tuning", "ours", "ours-10"]
+    assert [row["cost"]["steps"] for row in document["rows"]] == ["12 + 3", "12", "12 + 3", "12 + 3"]
     for row in document["rows"]:
         assert sorted(row["fid"]) == ["axial", "coronal", "sagittal"]
         assert len(row["ms_ssim"]) >= 1
-        assert row["cost"]["steps"] == "12 + 3"
         assert row["cost"]["training_seconds"] > 0
         assert row["missing"]["mask agreement"] == "not measured in pieces"
     page = (tmp_path / "smoke" / "tables.md").read_text()
