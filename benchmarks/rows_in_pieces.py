@@ -16,11 +16,12 @@ import json
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from provenance import RESULTS, provenance
+from provenance import provenance
 from safetensors.torch import load_file
 
 from configs import Config, TableRow, parse_overrides, table_rows
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from flows.tables import TablesParameters
     from gem3d_core.pieces import RecipeFacts, TrainingStage
     from gem3d_core.system_tables import System
-    from tasks.inputs import DatasetRefs, Prepared
+    from tasks.inputs import DatasetRefs, Prepared, Source
     from tasks.stage import Run
     from tasks.synthetic import Synthetic
 
@@ -68,7 +69,9 @@ def main() -> None:
                 folders = " ".join(str(given.to / name) for name in group)
                 sys.stdout.write(f"python -m gem3d_core.pieces {folders}\n")
         else:
-            _keep([_score(row) for row in rows], rows, provenance([]) | {"command": " ".join(sys.argv)})
+            overrides = {key: str(value) for key, value in overrides.items() if not key.startswith("runtime.")}
+            facts = provenance([]) | {"command": " ".join(sys.argv)}
+            _keep([_score(row) for row in rows], rows, overrides, facts)
 
 
 @dataclass(frozen=True)
@@ -278,30 +281,57 @@ def _synthetic(row: _Row, prepared: "Prepared", cases: Iterable[str], prefix: st
         yield Synthetic(case, case, "true", drawn.slices.numpy(), prepared.outline(case), drawn.borders)
 
 
-def _keep(systems: list["System"], rows: list[_Row], facts: dict[str, str]) -> None:
+def _keep(systems: list["System"], rows: list[_Row], overrides: dict[str, str], facts: dict[str, str]) -> None:
     """tables.md and tables.json, with the devices that trained and drew."""
-    from gem3d_core.bench.markdown import markdown
-    from gem3d_core.orderings import claims
-    from gem3d_core.pieces import SECONDS
-    from tasks.inputs import open_source
-    from tasks.tables import PAPERS_DATA, tables_of
+    from recorded import keep_tables
 
-    config = rows[0].config
-    dataset = PAPERS_DATA[open_source(Catalog.open(rows[0].run.catalog), rows[0].data.source).modality]
+    from gem3d_core.pieces import SECONDS
+    from gem3d_core.recorded_tables import plain_system, with_claims
+    from tasks.inputs import open_prepared, open_source
+    from tasks.real_features import real_features
+    from tasks.system_scores import read_held_out
+    from tasks.tables import PAPERS_DATA
+
+    row = rows[0]
+    catalog = Catalog.open(row.run.catalog)
+    source, prepared = open_source(catalog, row.data.source), open_prepared(catalog, row.data.prepared)
+    real = read_held_out(catalog, real_features(row.run, row.data).ref, None)
     devices = sorted({name for row in rows for name in json.loads((row.folder / SECONDS).read_text())["devices"]})
-    found, folder = claims(systems, dataset), RESULTS / config.profile
-    folder.mkdir(parents=True, exist_ok=True)
-    made = (
-        "Trained and drawn in pieces on another machine. Seconds a volume: of drawing, without restoring and writing."
-    )
-    told = [markdown(table) for table in tables_of(systems, found, config.evaluate.features, dataset, made=made)]
-    where = f"Trained and drawn on {', '.join(devices)}, in pieces; scored by `{facts['command']}`, commit"
-    where += f" {facts['commit']}, {facts['machine']}, {facts['date']}."
-    (folder / "tables.md").write_text("\n\n".join([f"# Tables of the paper, {config.profile}", *told, where]) + "\n")
-    numbers = facts | {"devices": devices, "rows": [asdict(system) for system in systems]}
-    numbers |= {"claims": [{**asdict(claim), "verdict": claim.verdict} for claim in found]}
-    (folder / "tables.json").write_text(json.dumps(numbers, indent=1, default=list) + "\n")
-    sys.stdout.write(f"{folder / 'tables.md'}\n")
+    document = {
+        "profile": row.config.profile,
+        "dataset": source.artifact.name,
+        "reported": PAPERS_DATA[source.modality],
+        "features": row.config.evaluate.features,
+        "train": len(prepared.train),
+        "test": len(prepared.test),
+        "overrides": overrides,
+        "failed": {},
+        "seconds": "Trained and drawn in pieces on another machine. Seconds a volume: of drawing, without restoring "
+        "and writing.",
+        "held_out": None if real is None else plain_system(real),
+        "rows": [plain_system(system) for system in systems],
+    }
+    facts = facts | {"machine": f"{', '.join(devices)}; scored on {facts['machine']}"}
+    with TemporaryDirectory() as folder:
+        keep_tables(with_claims(document), facts, _pictures(Path(folder), source, prepared, rows))
+
+
+def _pictures(folder: Path, source: "Source", prepared: "Prepared", rows: list[_Row]) -> list[Path]:
+    """Of the test volumes that `gem3d tables` pictures."""
+    from gem3d_core.pieces import load_drawn
+    from tasks.fidelity_pictures import PICTURE_ROWS
+    from tasks.tables import KINDS, picture_systems
+
+    pictures = []
+    for kind, table in KINDS.items():
+        shown = [row for row in rows if table in row.row.tables]
+        for case in prepared.test[:PICTURE_ROWS]:
+            drawn = [
+                (row.row.titles.get(table, row.row.title), load_drawn(row.folder, f"{PAIRED_PREFIX}{case}"))
+                for row in shown
+            ]
+            pictures += picture_systems(folder, kind, source, prepared, case, drawn)
+    return pictures
 
 
 if __name__ == "__main__":

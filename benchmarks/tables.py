@@ -3,17 +3,18 @@
 Example:
     python benchmarks/tables.py ../shared/data/Task04_Hippocampus --profile hippocampus-cpu --catalog catalog
 
-About eight hours on two cores. Given again it goes on where it was stopped; the catalog has to be kept in between.
+About five to eight hours on two cores. Given again it goes on where it was stopped, where the catalog was kept in
+between. Rows that are in docs/results already and not among those of a run stay there, with the run they come from.
 """
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from provenance import RESULTS, ROOT, provenance
+from provenance import ROOT, provenance
+from recorded import keep_tables
 
 from gem3d_core.processes import end_with_parent
 
@@ -34,21 +35,9 @@ def main() -> None:
     done = subprocess.run(made, cwd=ROOT, stdout=subprocess.PIPE, preexec_fn=end_with_parent, check=False)
     summary = json.loads(done.stdout or "{}")
     if "tables" in summary:  # also where some row could not be made
-        _keep(summary, facts, RESULTS / given.profile)
+        document = json.loads(Path(summary["numbers"]).read_text())
+        keep_tables(document, facts, sorted(Path(summary["tables"]).parent.glob("pictures/*")))
     sys.exit(done.returncode)
-
-
-def _keep(summary: dict[str, str], facts: dict[str, str], folder: Path) -> None:
-    """tables.md and tables.json with where they come from, and the pictures beside them."""
-    page, numbers = Path(summary["tables"]), Path(summary["numbers"])
-    told = f"`{facts['command']}`, commit {facts['commit']}, {facts['machine']}, {facts['date']}."
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / page.name).write_text(f"{page.read_text()}\n{told}\n")
-    (folder / numbers.name).write_text(json.dumps(facts | json.loads(numbers.read_text()), indent=1) + "\n")
-    for picture in sorted(page.parent.glob("pictures/*")):
-        (folder / "pictures").mkdir(exist_ok=True)
-        shutil.copyfile(picture, folder / "pictures" / picture.name)
-    sys.stdout.write(f"{folder / page.name}\n")
 
 
 if __name__ == "__main__":

@@ -62,5 +62,10 @@ def test_rows_are_packed_drawn_elsewhere_and_scored(tmp_path: Path) -> None:
         assert row["cost"]["training_seconds"] > 0
         assert row["missing"]["mask agreement"] == "not measured in pieces"
     page = (tmp_path / "smoke" / "tables.md").read_text()
-    assert "Trained and drawn on" in page
+    assert "Trained and drawn in pieces on another machine" in page
     assert "| GEM-3D + IC |" in page
+    assert "paper, no-tuning, ours, ours-10: `" in page
+    assert "cpu; scored on" in page
+    pictures = {path.name.partition("-")[0] for path in (tmp_path / "smoke" / "pictures").iterdir()}
+    assert {"systems", "ablations"} <= pictures
+    assert all(f"(pictures/{path.name})" in page for path in (tmp_path / "smoke" / "pictures").iterdir())

@@ -1,0 +1,44 @@
+"""Tables of systems in docs/results/PROFILE: those of this run, and the rows of earlier ones that it did not make."""
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from provenance import RESULTS
+
+from configs import table_rows
+from gem3d_core.recorded_tables import Document, merged, page
+
+MADE = "made"
+"""Of a row: where it comes from."""
+
+
+def keep_tables(document: Document, facts: dict[str, str], pictures: Iterable[Path] = ()) -> None:
+    """Write tables.md and tables.json, and pictures beside them; print where.
+
+    Raises BadInput where the rows that were kept before are of another dataset or other settings.
+    """
+    folder = RESULTS / document["profile"]
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = folder / "tables.json"
+    document = document | {"rows": [row | {MADE: facts} for row in document["rows"]]}
+    if numbers.exists():
+        document = merged(json.loads(numbers.read_text()), document, [row.name for row in table_rows()])
+    for picture in pictures:
+        (folder / "pictures").mkdir(exist_ok=True)
+        (folder / "pictures" / picture.name).write_bytes(picture.read_bytes())
+    shown = [f"pictures/{path.name}" for path in sorted(folder.glob("pictures/*"))]
+    (folder / "tables.md").write_text("\n\n".join([page(document, shown).rstrip(), *_runs(document)]) + "\n")
+    numbers.write_text(json.dumps(document, indent=1, default=list) + "\n")
+    sys.stdout.write(f"{folder / 'tables.md'}\n")
+
+
+def _runs(document: Document) -> list[str]:
+    """Which rows come from which run."""
+    rows_of: dict[str, list[str]] = {}
+    for row in document["rows"]:
+        made = row[MADE]
+        told = f"`{made['command']}`, commit {made['commit']}, {made['machine']}, {made['date']}."
+        rows_of.setdefault(told, []).append(row["name"])
+    return [f"{', '.join(names)}: {told}" for told, names in rows_of.items()]

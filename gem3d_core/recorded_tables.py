@@ -1,0 +1,160 @@
+"""`tables.json`: what was measured of every system; the page that tells it; rows of several runs in one.
+
+profile, dataset        what the rows were made with and of
+reported                dataset of the paper whose figures stand beside
+features                network of FID
+train, test             numbers of cases
+overrides, failed       what was set by hand for all rows; rows that could not be made, and why
+seconds                 where rows were made, and what their seconds hold
+rows, held_out, claims  `System`s as plain values (a row may have more beside), and what they say of each other
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gem3d_core.bench.markdown import markdown
+from gem3d_core.errors import BadInput
+from gem3d_core.metrics.fidelity import Fid
+from gem3d_core.metrics.intervals import Interval
+from gem3d_core.orderings import Claim, changes_table, claims, claims_table
+from gem3d_core.report import Table
+from gem3d_core.system_tables import (
+    Cost,
+    Reported,
+    System,
+    budget_table,
+    continuity_table,
+    fid_table,
+    in_table,
+    paired_table,
+    unbiased_table,
+    whole_table,
+)
+
+Document = dict[str, Any]
+Plain = Mapping[str, Any]
+
+SAME = ("profile", "dataset", "reported", "features", "train", "test", "overrides")
+"""What rows of one document have in common."""
+SEVERAL = "Rows of several runs stand here, told at the end: seconds of different runs can be of different machines."
+PICTURED = {
+    "systems": "A test volume in three planes, and what each system of Table 2 draws for its mask",
+    "ablations": "A test volume, and what the method and less than the whole method draw for its mask",
+    "borders": "Consecutive axial slices of the same volumes, where the draws of two windows meet",
+}
+LEFT_OUT = "Parts of the method left out; without volumetric tuning nothing is trained in its place (see Budget)."
+CHANGES = (
+    "Each row with + adds to the row above it, from the paper's configuration to our default; each row with but "
+    "changes one thing of the default (key frames: all that they need). How sure the differences are stands under "
+    "What each change is worth. Dropped conditions: both in a tenth of the windows, the informed slice alone in "
+    "another; guided rows are drawn by the same model. All are drawn with as many steps, also where the profile's own "
+    "draws take fewer, but for the rows that name theirs. A donor's outline is compared where masks have one; where "
+    "it is the whole grid, that of the most similar size is taken. Paired volumes, whose slice is their own, know no "
+    "donor."
+)
+
+
+def plain_system(system: System) -> dict[str, Any]:
+    """A row for JSON; replicates to four digits."""
+    replicates = {plane: np.round(values, 4).tolist() for plane, values in system.replicates.items()}
+    return asdict(system) | {"replicates": replicates}
+
+
+def system_from(plain: Plain) -> System:
+    """The inverse of `plain_system`; what else stands in the row is left."""
+    values = {field.name: plain[field.name] for field in fields(System)}
+    values["tables"] = tuple(values["tables"])
+    values["fid"] = {p: Fid(**{**fid, "interval": _interval(fid["interval"])}) for p, fid in values["fid"].items()}
+    values["replicates"] = {plane: np.array(found) for plane, found in values["replicates"].items()}
+    values["neighbours"] = {name: _interval(found) for name, found in values["neighbours"].items()}
+    values["cost"] = None if values["cost"] is None else Cost(**values["cost"])
+    values["paper"] = {name: _reported(**found) for name, found in values["paper"].items()}
+    return System(**values)
+
+
+def _interval(plain: Plain | None) -> Interval | None:
+    return None if plain is None else Interval(**plain)
+
+
+def _reported(fid: list[float] | None, paired: list[float] | None) -> Reported:
+    return Reported(
+        fid=None if fid is None else (fid[0], fid[1], fid[2]), paired=None if paired is None else (paired[0], paired[1])
+    )
+
+
+def with_claims(document: Document) -> Document:
+    """The document with what its rows say of each other."""
+    return document | {"claims": [{**asdict(claim), "verdict": claim.verdict} for claim in _claims(document)]}
+
+
+def _claims(document: Plain) -> list[Claim]:
+    return claims([system_from(row) for row in document["rows"]], document["reported"])
+
+
+def merged(earlier: Plain, later: Document, order: Sequence[str]) -> Document:
+    """The later run's document with those rows of an earlier one that it did not try, in the given order.
+
+    Raises BadInput where the two do not belong together.
+    """
+    for key in SAME:
+        if earlier.get(key) != later[key]:
+            raise BadInput(f"rows with {key} {earlier.get(key)!r} and {later[key]!r} do not stand in one table")
+    tried = {row["name"] for row in later["rows"]} | later["failed"].keys()
+    kept = [row for row in earlier["rows"] if row["name"] not in tried]
+    if not kept:
+        return later
+    rows = sorted([*kept, *later["rows"]], key=lambda row: order.index(row["name"]))
+    names = {row["name"] for row in rows}
+    failed = {name: why for name, why in {**earlier["failed"], **later["failed"]}.items() if name not in names}
+    seconds = later["seconds"] if SEVERAL in later["seconds"] else f"{later['seconds']} {SEVERAL}"
+    return with_claims(later | {"rows": rows, "failed": failed, "seconds": seconds})
+
+
+def page(document: Plain, pictures: Sequence[str] = ()) -> str:
+    """Markdown; `pictures`: beside it, named KIND-CASE."""
+    systems, reported = [system_from(row) for row in document["rows"]], document["reported"]
+    held_out = None if document["held_out"] is None else system_from(document["held_out"])
+    found = _claims(document)
+    told = _tables(systems, found, document["features"], reported, held_out, document["seconds"])
+    shown = [f"![{_caption(name)}]({name})\n\n*{_caption(name)}*" for name in pictures]
+    return (
+        "\n\n".join([_head(document, found), *map(markdown, told), *(["## Pictures", *shown] if shown else [])]) + "\n"
+    )
+
+
+def _tables(
+    systems: list[System], found: list[Claim], extractor: str, dataset: str, real: System | None, seconds: str
+) -> list[Table]:
+    """In the paper's order; a table none of whose rows was made is left out."""
+    told = [
+        ("1", fid_table(systems, extractor, real)),
+        ("2", paired_table(systems, "2", "Table 2: paired test volumes")),
+        ("3", paired_table(systems, "3", "Table 3: how conditions are injected")),
+        ("ablations", whole_table(systems, "ablations", "Ablations (Figures 5 and 6)", LEFT_OUT)),
+        ("ours", whole_table(systems, "ours", "What each of our changes brings", CHANGES)),
+    ]
+    kept = [table for name, table in told if in_table(systems, name)]
+    changes = changes_table(systems)
+    last = [*([changes] if changes.rows else []), unbiased_table(systems, real), continuity_table(systems)]
+    last += [budget_table(systems, seconds)]
+    return [*kept, *last, *([claims_table(found, dataset)] if found else [])]
+
+
+def _head(document: Plain, found: list[Claim]) -> str:
+    """Of what the tables are, what is not in them, and how many claims hold."""
+    overrides, split = document["overrides"], f"{document['train']} training and {document['test']} test cases"
+    by_hand = f" Set by hand for all rows: {', '.join(f'{k}={v}' for k, v in overrides.items())}." if overrides else ""
+    lines = [f"# Tables of the paper on {document['dataset']}", f"Profile {document['profile']}, {split}.{by_hand}"]
+    counts = Counter(claim.verdict for claim in found)
+    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
+    lines += [f"Of {len(found)} claims (the last table): {told}."] if found else []
+    return "\n\n".join([*lines, *(f"Not made: {row}: {reason}" for row, reason in document["failed"].items())])
+
+
+def _caption(picture: str) -> str:
+    return PICTURED[Path(picture).stem.partition("-")[0]]

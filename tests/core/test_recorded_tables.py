@@ -1,0 +1,96 @@
+"""What is recorded of the tables: rows come back from JSON, and rows of two runs stand in one table."""
+
+import json
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gem3d_core.errors import BadInput
+from gem3d_core.metrics.fidelity import PLANES, Fid
+from gem3d_core.metrics.intervals import Interval
+from gem3d_core.recorded_tables import merged, page, plain_system, system_from, with_claims
+from gem3d_core.system_tables import Cost, Reported, System
+
+CASES = [f"case{k}" for k in range(8)]
+ORDER = ["make-a-volume", "paper", "ours"]
+
+
+def system(name: str, score: float) -> System:
+    noise = np.random.default_rng(0).normal(0, 0.01, len(CASES))
+    return System(
+        name=name,
+        title=name.upper(),
+        tables=("1", "2", "ours"),
+        fid={plane: Fid(10 * score, 100, 90, Interval(10 * score, 1.0, 20.0, 8)) for plane in PLANES},
+        replicates=dict.fromkeys(PLANES, 10 * score + noise),
+        neighbours={f"{m} {p}": Interval(0.5, None, None, 1) for m in ("KID", "precision", "recall") for p in PLANES},
+        ms_ssim=dict(zip(CASES, score + noise, strict=True)),
+        lpips=dict(zip(CASES, 1 - score + noise, strict=True)),
+        border=dict.fromkeys(CASES, 1.1),
+        smoothness={plane: dict.fromkeys(CASES, 1.05) for plane in PLANES},
+        agreement={},
+        scored=8,
+        cost=Cost(5_800_000, "1000 + 450", 1200.0, 4.5, volumes=8, rejected=0, sampler="dpm++, 20 steps"),
+        missing={"mask agreement": "nobody judged"},
+        paper={"BraTS": Reported((1.0, 2.0, 3.0), (score, 0.2)), "AbdomenCT-1K": Reported(paired=(score, 0.3))},
+        titles={"ours": f"+ {name}"},
+        beside="paper" if name == "ours" else None,
+    )
+
+
+def document(**scores: float) -> dict[str, Any]:
+    """As it comes back from a file, of systems with their MS-SSIM."""
+    rows = [plain_system(system(name.replace("_", "-"), score)) | {"made": "here"} for name, score in scores.items()]
+    facts = {"profile": "p", "dataset": "d", "reported": "BraTS", "features": "f", "train": 16, "test": 8}
+    held_out = plain_system(System(**{**vars(system("held-out", 0.9)), "cost": None, "tables": ()}))
+    made = facts | {"overrides": {}, "failed": {}, "seconds": "Made here.", "held_out": held_out, "rows": rows}
+    found: dict[str, Any] = json.loads(json.dumps(with_claims(made)))
+    return found
+
+
+def test_a_row_comes_back_as_it_was() -> None:
+    made = system("paper", 0.6)
+    again = system_from(json.loads(json.dumps(plain_system(made))))
+    for field in fields(System):
+        ours, theirs = getattr(again, field.name), getattr(made, field.name)
+        if field.name == "replicates":
+            for plane in PLANES:
+                np.testing.assert_allclose(ours[plane], theirs[plane], rtol=0, atol=5e-5)
+        else:
+            assert ours == theirs, field.name
+
+
+def test_rows_of_two_runs_stand_in_one_table() -> None:
+    earlier, later = document(ours=0.8, paper=0.5), document(make_a_volume=0.3, paper=0.6)
+    later["failed"] = {"known": "why"}
+    earlier["failed"] = {"known": "an older why", "paper": "made since", "dropout": "not tried again"}
+    both = merged(earlier, later, ORDER)
+    assert [row["name"] for row in both["rows"]] == ORDER
+    assert [np.mean(list(row["ms_ssim"].values())) for row in both["rows"]] == pytest.approx([0.3, 0.6, 0.8], abs=0.02)
+    assert both["failed"] == {"known": "why", "dropout": "not tried again"}
+    assert {row["made"] for row in both["rows"]} == {"here"}, "what else stands in a row stays"
+    ours = [c for c in both["claims"] if c["source"] == "ours" and c["measure"] == "MS-SSIM"]
+    assert [(c["better"], c["worse"], c["verdict"]) for c in ours] == [("+ ours", "+ paper", "as expected")]
+
+    told = page(both, ["pictures/systems-case1.png"])
+    assert "| MAKE-A-VOLUME |" in told
+    assert "| OURS |" in told
+    assert told.count("Rows of several runs stand here") == 1
+    assert merged(both, document(paper=0.6), ORDER)["seconds"].count("Rows of several runs") == 1
+    assert "Not made: known: why" in told
+    assert "![A test volume in three planes" in told
+
+
+def test_a_run_of_all_rows_owes_nothing_to_an_earlier_one() -> None:
+    later = document(make_a_volume=0.3, paper=0.6)
+    assert merged(document(paper=0.5), later, ORDER) == later
+    failed = document(paper=0.6) | {"failed": {"ours": "no memory"}}
+    assert [row["name"] for row in merged(document(ours=0.8), failed, ORDER)["rows"]] == ["paper"], "it was tried again"
+
+
+@pytest.mark.parametrize(("key", "value"), [("dataset", "another"), ("overrides", {"seed": "3"})])
+def test_rows_of_other_settings_are_refused(key: str, value: object) -> None:
+    with pytest.raises(BadInput, match=f"rows with {key} .* do not stand in one table"):
+        merged(document(paper=0.5) | {key: value}, document(ours=0.8), ORDER)
