@@ -70,7 +70,9 @@ def main() -> None:
                 sys.stdout.write(f"python -m gem3d_core.pieces {folders}\n")
         else:
             overrides = {key: str(value) for key, value in overrides.items() if not key.startswith("runtime.")}
-            facts = provenance([]) | {"command": " ".join(sys.argv)}
+            by_hand = [word for key, value in overrides.items() for word in ("--set", f"{key}={value}")]
+            asked = [given.dataset, "--profile", given.profile, "--rows", given.rows, *by_hand]
+            facts = provenance([]) | {"command": " ".join(["benchmarks/rows_in_pieces.py score", *asked])}
             _keep([_score(row) for row in rows], rows, overrides, facts)
 
 
@@ -236,6 +238,7 @@ def _score(row: _Row) -> "System":
     from tasks.weights import open_features, open_lpips
 
     catalog, config, system = Catalog.open(row.run.catalog), row.config, PackedSystem.read(row.folder)
+    sys.stderr.write(f"{row.row.name}: {len(system.recipes)} volumes to score\n")
     prepared = open_prepared(catalog, row.data.prepared)
     of_real = catalog.get(real_features(row.run, row.data).ref)
     moments, samples = training_features(catalog, of_real)
