@@ -14,9 +14,11 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 from provenance import ROOT, provenance
+from recorded import NUMBERS, PAGE, PICTURES
 
 
 def main() -> None:
@@ -35,14 +37,24 @@ def main() -> None:
     facts = provenance(command)  # before anything is written
     output, peak = _watched([sys.executable, "-m", "flows.cli", *command, "--catalog", given.catalog])
     summary = json.loads(output)
-    shutil.rmtree(target, ignore_errors=True)
-    if given.numbers_only:
-        target.mkdir()
-    else:
-        shutil.copytree(summary["report"], target, ignore=shutil.ignore_patterns("report.html"))
+    _clear(target)
+    if not given.numbers_only:
+        shutil.copytree(summary["report"], target, ignore=shutil.ignore_patterns("report.html"), dirs_exist_ok=True)
     facts = _portable(summary) | facts | {"peak_memory_gib": round(peak / 2**30, 2)}
     (target / "summary.json").write_text(json.dumps(facts, indent=1) + "\n")
     sys.stdout.write(f"{target}\n")
+
+
+def _clear(folder: Path) -> None:
+    """Make the folder, or take away what an earlier report left there; tables that stand in it stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        if old.name in {PAGE, NUMBERS, PICTURES}:
+            continue
+        if old.is_dir():
+            shutil.rmtree(old)
+        else:
+            old.unlink()
 
 
 def _watched(command: list[str]) -> tuple[str, int]:

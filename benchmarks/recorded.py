@@ -8,8 +8,10 @@ from pathlib import Path
 from provenance import RESULTS
 
 from configs import table_rows
+from gem3d_core.errors import BadInput
 from gem3d_core.recorded_tables import Document, merged, page
 
+PAGE, NUMBERS, PICTURES = "tables.md", "tables.json", "table-pictures"
 MADE = "made"
 """Of a row: where it comes from."""
 
@@ -17,21 +19,24 @@ MADE = "made"
 def keep_tables(document: Document, facts: dict[str, str], pictures: Iterable[Path] = ()) -> None:
     """Write tables.md and tables.json, and pictures beside them; print where.
 
-    Raises BadInput where the rows that were kept before are of another dataset or other settings.
+    Pictures of before stay until the same are made anew. Raises BadInput where the rows that were kept before are of
+    another dataset or other settings.
     """
     folder = RESULTS / document["profile"]
-    folder.mkdir(parents=True, exist_ok=True)
-    numbers = folder / "tables.json"
+    numbers = folder / NUMBERS
     document = document | {"rows": [row | {MADE: facts} for row in document["rows"]]}
     if numbers.exists():
-        document = merged(json.loads(numbers.read_text()), document, [row.name for row in table_rows()])
+        try:
+            document = merged(json.loads(numbers.read_text()), document, [row.name for row in table_rows()])
+        except BadInput as error:
+            raise BadInput(f"{numbers}: {error}; move it away, or give all rows again") from error
+    (folder / PICTURES).mkdir(parents=True, exist_ok=True)
     for picture in pictures:
-        (folder / "pictures").mkdir(exist_ok=True)
-        (folder / "pictures" / picture.name).write_bytes(picture.read_bytes())
-    shown = [f"pictures/{path.name}" for path in sorted(folder.glob("pictures/*"))]
-    (folder / "tables.md").write_text("\n\n".join([page(document, shown).rstrip(), *_runs(document)]) + "\n")
-    numbers.write_text(json.dumps(document, indent=1, default=list) + "\n")
-    sys.stdout.write(f"{folder / 'tables.md'}\n")
+        (folder / PICTURES / picture.name).write_bytes(picture.read_bytes())
+    shown = [f"{PICTURES}/{path.name}" for path in sorted((folder / PICTURES).iterdir())]
+    (folder / PAGE).write_text("\n\n".join([page(document, shown).rstrip(), *_runs(document)]) + "\n")
+    numbers.write_text(json.dumps(document, indent=1) + "\n")
+    sys.stdout.write(f"{folder / PAGE}\n")
 
 
 def _runs(document: Document) -> list[str]:

@@ -8,11 +8,12 @@ Example: here, there as often as it says that something is left, and here again:
 Latents and trainings that rows share are packed, and made, once: `pack` says which rows are worked on together, and
 what it says side by side may run side by side. The other machine needs gem3d_core with torch, einops, diffusers and
 safetensors (for the 3D networks monai too), and no network connection. Of each row only drawn/, seconds.json and
-system.json have to come back.
+system.json have to come back, and seconds.json of the rows whose trainings they share.
 """
 
 import argparse
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -69,11 +70,11 @@ def main() -> None:
                 folders = " ".join(str(given.to / name) for name in group)
                 sys.stdout.write(f"python -m gem3d_core.pieces {folders}\n")
         else:
-            overrides = {key: str(value) for key, value in overrides.items() if not key.startswith("runtime.")}
-            by_hand = [word for key, value in overrides.items() for word in ("--set", f"{key}={value}")]
-            asked = [given.dataset, "--profile", given.profile, "--rows", given.rows, *by_hand]
-            facts = provenance([]) | {"command": " ".join(["benchmarks/rows_in_pieces.py score", *asked])}
-            _keep([_score(row) for row in rows], rows, overrides, facts)
+            by_hand = {key: str(value) for key, value in overrides.items() if not key.startswith("runtime.")}
+            asked = [given.dataset, "--profile", given.profile, "--rows", given.rows]
+            asked += [word for key, value in by_hand.items() for word in ("--set", f"{key}={value}")]
+            facts = provenance([]) | {"command": f"benchmarks/rows_in_pieces.py score {shlex.join(asked)}"}
+            _keep([_score(row) for row in rows], settings, rows, by_hand, facts)
 
 
 @dataclass(frozen=True)
@@ -122,26 +123,27 @@ def _require_what_travels(row: TableRow, config: Config) -> None:
 
 def _pack(rows: list[_Row]) -> list[list[str]]:
     """Pack rows; returns their names, those that share a training together and the one that makes it first."""
-    made: dict[str, str] = {}
+    for row in rows:
+        if row.folder.exists():
+            sys.exit(f"{row.folder} was packed before: give another --to, or take it away to pack all rows again")
+    trained: dict[str, str] = {}
+    encoded: dict[str, str] = {}
     groups: dict[str, list[str]] = {}
     for row in rows:
-        trainings = _trainings(row, made)
+        trainings = _trainings(row, trained)
         owner = Path(trainings[0].folder).parent.name or row.row.name
         groups.setdefault(owner, []).append(row.row.name)
-        _write(row, trainings, made.setdefault(row.data.latents, row.row.name))
+        _write(row, trainings, encoded.setdefault(row.data.latents, row.row.name))
     return list(groups.values())
 
 
 def _write(row: _Row, trainings: tuple["TrainingStage", ...], latents_of: str) -> None:
     """Latents, where no row before has them, codec, trainings and recipes."""
-    from gem3d_core.pieces import SYSTEM, PackedSystem
+    from gem3d_core.pieces import PackedSystem
     from tasks.inputs import open_prepared
     from tasks.latents import codec_folder, open_codec
 
     catalog, folder, config = Catalog.open(row.run.catalog), row.folder, row.config
-    if (folder / SYSTEM).exists():
-        sys.stderr.write(f"{folder} was packed before, and is left as it is\n")
-        return
     latents, prepared = catalog.get(row.data.latents), open_prepared(catalog, row.data.prepared)
     folder.mkdir(parents=True, exist_ok=True)
     if latents_of == row.row.name:
@@ -164,8 +166,8 @@ def _write(row: _Row, trainings: tuple["TrainingStage", ...], latents_of: str) -
     sys.stderr.write(f"{folder}: {len(system.recipes)} volumes to draw\n")
 
 
-def _trainings(row: _Row, made: dict[str, str]) -> tuple["TrainingStage", ...]:
-    """Those that lead to the network that draws. made: what a row before trains, to its name; is added to."""
+def _trainings(row: _Row, trained: dict[str, str]) -> tuple["TrainingStage", ...]:
+    """Those that lead to the network that draws. trained: what rows before train, to their names; is added to."""
     from gem3d_core.pieces import TrainingStage
     from tasks.train import drawing_plans, network_facts
 
@@ -174,7 +176,7 @@ def _trainings(row: _Row, made: dict[str, str]) -> tuple["TrainingStage", ...]:
     for plan in drawing_plans(config):
         facts = network_facts(plan, catalog, row.data.latents)
         identity += f" {plan.stage} {facts} {plan.spec}"
-        owner = made.setdefault(identity, row.row.name)
+        owner = trained.setdefault(identity, row.row.name)
         stages.append(TrainingStage(plan.stage, facts, plan.spec, _beside(owner, row, plan.stage)))
     return tuple(stages)
 
@@ -219,7 +221,7 @@ def _recipes(row: _Row, catalog: Catalog, prepared: "Prepared") -> Iterator["Rec
 def _score(row: _Row) -> "System":
     """FID and its kin of the volumes for training masks, paired scores of those for test masks."""
     from gem3d_core.costs import network_cost
-    from gem3d_core.pieces import SECONDS, PackedSystem, seconds_of
+    from gem3d_core.pieces import SECONDS, PackedSystem, trained_seconds
     from gem3d_core.split import evenly
     from gem3d_core.system_tables import Cost
     from tasks.fidelity_scores import (
@@ -261,7 +263,7 @@ def _score(row: _Row) -> "System":
     cost = Cost(
         parameters=network_cost(last, last.window, (h, w)).parameters,
         steps=" + ".join(str(training.spec.steps) for training in system.trainings),
-        training_seconds=sum(seconds_of(row.folder, training) for training in system.trainings),
+        training_seconds=sum(trained_seconds(row.folder, training) for training in system.trainings),
         seconds_per_volume=seconds["drawn"] / len(system.recipes),
         volumes=len(new),
         rejected=0,
@@ -284,39 +286,36 @@ def _synthetic(row: _Row, prepared: "Prepared", cases: Iterable[str], prefix: st
         yield Synthetic(case, case, "true", drawn.slices.numpy(), prepared.outline(case), drawn.borders)
 
 
-def _keep(systems: list["System"], rows: list[_Row], overrides: dict[str, str], facts: dict[str, str]) -> None:
+def _keep(
+    systems: list["System"],
+    settings: "TablesParameters",
+    rows: list[_Row],
+    overrides: dict[str, str],
+    facts: dict[str, str],
+) -> None:
     """tables.md and tables.json, with the devices that trained and drew."""
     from recorded import keep_tables
 
-    from gem3d_core.pieces import SECONDS
-    from gem3d_core.recorded_tables import plain_system, with_claims
+    from flows.parameters import open_run
+    from gem3d_core.pieces import devices_of
+    from gem3d_core.recorded_tables import plain_system
     from tasks.inputs import open_prepared, open_source
     from tasks.real_features import real_features
     from tasks.system_scores import read_held_out
-    from tasks.tables import PAPERS_DATA
+    from tasks.tables import tables_document
 
     row = rows[0]
     catalog = Catalog.open(row.run.catalog)
     source, prepared = open_source(catalog, row.data.source), open_prepared(catalog, row.data.prepared)
     real = read_held_out(catalog, real_features(row.run, row.data).ref, None)
-    devices = sorted({name for row in rows for name in json.loads((row.folder / SECONDS).read_text())["devices"]})
-    document = {
-        "profile": row.config.profile,
-        "dataset": source.artifact.name,
-        "reported": PAPERS_DATA[source.modality],
-        "features": row.config.evaluate.features,
-        "train": len(prepared.train),
-        "test": len(prepared.test),
-        "overrides": overrides,
-        "failed": {},
-        "seconds": "Trained and drawn in pieces on another machine. Seconds a volume: of drawing, without restoring "
-        "and writing.",
-        "held_out": None if real is None else plain_system(real),
-        "rows": [plain_system(system) for system in systems],
-    }
+    seconds = "Trained and drawn in pieces on another machine. Seconds a volume: of drawing, without restoring and "
+    seconds += "writing."
+    plain = [plain_system(system) for system in systems]
+    document = tables_document(open_run(settings).config, source, prepared, plain, real, seconds, overrides, {})
+    devices = sorted({name for row in rows for name in devices_of(row.folder)})
     facts = facts | {"machine": f"{', '.join(devices)}; scored on {facts['machine']}"}
     with TemporaryDirectory() as folder:
-        keep_tables(with_claims(document), facts, _pictures(Path(folder), source, prepared, rows))
+        keep_tables(document, facts, _pictures(Path(folder), source, prepared, rows))
 
 
 def _pictures(folder: Path, source: "Source", prepared: "Prepared", rows: list[_Row]) -> list[Path]:
@@ -328,7 +327,7 @@ def _pictures(folder: Path, source: "Source", prepared: "Prepared", rows: list[_
     pictures = []
     for kind, table in KINDS.items():
         shown = [row for row in rows if table in row.row.tables]
-        for case in prepared.test[:PICTURE_ROWS]:
+        for case in prepared.test[: rows[0].config.evaluate.paired_cases][:PICTURE_ROWS]:
             drawn = [
                 (row.row.titles.get(table, row.row.title), load_drawn(row.folder, f"{PAIRED_PREFIX}{case}"))
                 for row in shown

@@ -16,6 +16,7 @@ from pathlib import Path
 from provenance import ROOT, provenance
 from recorded import keep_tables
 
+from gem3d_core.errors import BadInput
 from gem3d_core.processes import end_with_parent
 
 
@@ -36,7 +37,10 @@ def main() -> None:
     summary = json.loads(done.stdout or "{}")
     if "tables" in summary:  # also where some row could not be made
         document = json.loads(Path(summary["numbers"]).read_text())
-        keep_tables(document, facts, sorted(Path(summary["tables"]).parent.glob("pictures/*")))
+        try:
+            keep_tables(document, facts, sorted(Path(summary["tables"]).parent.glob("pictures/*")))
+        except BadInput as error:
+            sys.exit(f"{error}. The tables of this run lie in {summary['tables']}")
     sys.exit(done.returncode)
 
 

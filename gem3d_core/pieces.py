@@ -127,10 +127,22 @@ def load_drawn(folder: Path, name: str) -> Drawn:
     return Drawn(name, stored["slices"].float(), tuple(stored["borders"].tolist()))
 
 
-def seconds_of(folder: Path, training: TrainingStage) -> float:
-    """What a training took so far, in all pieces."""
-    counted = json.loads(((folder / training.folder).parent / SECONDS).read_text())
-    return float(counted[training.name])
+def trained_seconds(folder: Path, training: TrainingStage) -> float:
+    """What a training of a system took so far, in all pieces."""
+    return float(_read_seconds((folder / training.folder).parent)[training.name])
+
+
+def devices_of(folder: Path) -> set[str]:
+    """Names of the devices that trained and drew a system."""
+    folders = {(folder / training.folder).parent for training in PackedSystem.read(folder).trainings} | {folder}
+    return {name for each in folders for name in _read_seconds(each)["devices"]}
+
+
+def _read_seconds(folder: Path) -> dict[str, Any]:
+    if not (folder / SECONDS).exists():
+        raise BadInput(f"{folder} holds no {SECONDS}: bring it back from where that system was trained")
+    counted: dict[str, Any] = json.loads((folder / SECONDS).read_text())
+    return counted
 
 
 def work(folder: Path, device: torch.device, seconds: float) -> bool:

@@ -39,14 +39,15 @@ from gem3d_core.system_tables import (
 Document = dict[str, Any]
 Plain = Mapping[str, Any]
 
-SAME = ("profile", "dataset", "reported", "features", "train", "test", "overrides")
+SAME = ("profile", "dataset", "reported", "features", "train", "test", "shared", "overrides")
 """What rows of one document have in common."""
 SEVERAL = "Rows of several runs stand here, told at the end: seconds of different runs can be of different machines."
 PICTURED = {
-    "systems": "A test volume in three planes, and what each system of Table 2 draws for its mask",
+    "systems": "A test volume in three planes, and what systems of Table 2 draw for its mask",
     "ablations": "A test volume, and what the method and less than the whole method draw for its mask",
     "borders": "Consecutive axial slices of the same volumes, where the draws of two windows meet",
 }
+"""Kinds of pictures, after which their files are named."""
 LEFT_OUT = "Parts of the method left out; without volumetric tuning nothing is trained in its place (see Budget)."
 CHANGES = (
     "Each row with + adds to the row above it, from the paper's configuration to our default; each row with but "
@@ -97,22 +98,29 @@ def _claims(document: Plain) -> list[Claim]:
 
 
 def merged(earlier: Plain, later: Document, order: Sequence[str]) -> Document:
-    """The later run's document with those rows of an earlier one that it did not try, in the given order.
+    """The later run's document with those rows of an earlier one that it did not make, in the given order.
 
-    Raises BadInput where the two do not belong together.
+    A row that the later run tried in vain stays as it was. Raises BadInput where the two do not belong together.
     """
     for key in SAME:
         if earlier.get(key) != later[key]:
             raise BadInput(f"rows with {key} {earlier.get(key)!r} and {later[key]!r} do not stand in one table")
-    tried = {row["name"] for row in later["rows"]} | later["failed"].keys()
-    kept = [row for row in earlier["rows"] if row["name"] not in tried]
-    if not kept:
-        return later
-    rows = sorted([*kept, *later["rows"]], key=lambda row: order.index(row["name"]))
+    made = {row["name"] for row in later["rows"]}
+    kept = [row for row in earlier["rows"] if row["name"] not in made]
+    place = {name: number for number, name in enumerate(order)}
+    rows = sorted([*kept, *later["rows"]], key=lambda row: place.get(row["name"], len(place)))
     names = {row["name"] for row in rows}
     failed = {name: why for name, why in {**earlier["failed"], **later["failed"]}.items() if name not in names}
-    seconds = later["seconds"] if SEVERAL in later["seconds"] else f"{later['seconds']} {SEVERAL}"
-    return with_claims(later | {"rows": rows, "failed": failed, "seconds": seconds})
+    return with_claims(
+        later
+        | {"rows": rows, "failed": failed, "seconds": SEVERAL if kept else later["seconds"]}
+        | {"held_out": _judged(earlier["held_out"], later["held_out"])}
+    )
+
+
+def _judged(earlier: Plain | None, later: Plain | None) -> Plain | None:
+    """The later yardstick, but one that nobody judged does not replace one that was."""
+    return earlier if earlier and earlier["agreement"] and not (later and later["agreement"]) else later
 
 
 def page(document: Plain, pictures: Sequence[str] = ()) -> str:

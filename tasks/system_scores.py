@@ -122,6 +122,7 @@ def read_held_out(catalog: Catalog, fidelity: str, judge: str | None) -> System 
         smoothness={},
         agreement=found,
         scored=len(found),
+        missing={} if found else {"mask agreement": "no nnU-Net judged"},
     )
 
 

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 
-from configs import TableRow
+from configs import Config, TableRow
 from data_catalog import Artifact
 from gem3d_core.pictures import PictureRow, across_border, comparison, shared_border
-from gem3d_core.recorded_tables import page, plain_system, with_claims
+from gem3d_core.recorded_tables import Document, page, plain_system, with_claims
 from gem3d_core.resampling import Drawn
 from gem3d_core.system_tables import MADE_HERE, System, in_table
 from tasks.inputs import Prepared, Source, open_prepared, open_source
@@ -54,21 +55,8 @@ def tables(
         opened, data = open_source(work.catalog, source), open_prepared(work.catalog, prepared)
         systems = [read_system(work.catalog, row, made[row.name]) for row in rows if row.name in made]
         real = read_held_out(work.catalog, next(iter(made.values())).fidelity, judge)
-        document = with_claims(
-            {
-                "profile": run.config.profile,
-                "dataset": opened.artifact.name,
-                "reported": PAPERS_DATA[opened.modality],
-                "features": run.config.evaluate.features,
-                "train": len(data.train),
-                "test": len(data.test),
-                "overrides": overrides,
-                "failed": failed,
-                "seconds": MADE_HERE,
-                "held_out": None if real is None else plain_system(real),
-                "rows": [plain_system(one) | {"artifacts": made[one.name].model_dump()} for one in systems],
-            }
-        )
+        told = [plain_system(one) | {"artifacts": made[one.name].model_dump()} for one in systems]
+        document = tables_document(run.config, opened, data, told, real, MADE_HERE, overrides, failed)
         pictures = _pictures(work, opened, data, systems, made)
         (work.folder / MARKDOWN).write_text(page(document, list(pictures)))
         (work.folder / NUMBERS).write_text(json.dumps(document, indent=1) + "\n")
@@ -76,6 +64,36 @@ def tables(
         return Product(files, {"rows": [system.name for system in systems]})
 
     return run_stage(run, stage, make)
+
+
+def tables_document(
+    config: Config,
+    source: Source,
+    prepared: Prepared,
+    rows: list[dict[str, Any]],
+    real: System | None,
+    seconds: str,
+    overrides: Mapping[str, str],
+    failed: Mapping[str, str],
+) -> Document:
+    """What is recorded of rows (see `gem3d_core.recorded_tables`); `config`: the profile's, before rows change it."""
+    evaluated = config.evaluate.model_dump(include={"fid_volumes", "fid_resamples", "paired_cases"}, mode="json")
+    made = config.model_dump(include={"seed", "prepare", "codec", "unet", "tables"}, mode="json")
+    document = {
+        "profile": config.profile,
+        "dataset": source.artifact.name,
+        "reported": PAPERS_DATA[source.modality],
+        "features": config.evaluate.features,
+        "train": len(prepared.train),
+        "test": len(prepared.test),
+        "shared": made | evaluated,
+        "overrides": dict(overrides),
+        "failed": dict(failed),
+        "seconds": seconds,
+        "held_out": None if real is None else plain_system(real),
+        "rows": rows,
+    }
+    return with_claims(document)
 
 
 def _all(refs: RowRefs) -> list[str]:

@@ -97,10 +97,14 @@ def test_a_system_beside_draws_with_the_same_trainings(folder: Path, tmp_path: P
     replace(system, trainings=trainings, latents="../packed/latents").write(beside)
 
     assert work(folder, CPU, seconds=600)
-    taken = [pieces.seconds_of(folder, stage) for stage in system.trainings]
+    taken = [pieces.trained_seconds(folder, stage) for stage in system.trainings]
     assert work(beside, CPU, seconds=600)
     assert {file.name for file in beside.iterdir()} == {"codec", "drawn", "recipes", "seconds.json", "system.json"}
-    assert [pieces.seconds_of(beside, stage) for stage in trainings] == taken
+    assert [pieces.trained_seconds(beside, stage) for stage in trainings] == taken
+    assert pieces.devices_of(beside) == {"cpu"}
+    (folder / "seconds.json").unlink()
+    with pytest.raises(BadInput, match=r"packed holds no seconds\.json: bring it back"):
+        pieces.trained_seconds(beside, trainings[0])
     assert torch.equal(load_drawn(beside, "v0").slices, load_drawn(folder, "v0").slices)
 
 

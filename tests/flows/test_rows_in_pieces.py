@@ -66,6 +66,6 @@ def test_rows_are_packed_drawn_elsewhere_and_scored(tmp_path: Path) -> None:
     assert "| GEM-3D + IC |" in page
     assert "paper, no-tuning, ours, ours-10: `" in page
     assert "cpu; scored on" in page
-    pictures = {path.name.partition("-")[0] for path in (tmp_path / "smoke" / "pictures").iterdir()}
+    pictures = {path.name.partition("-")[0] for path in (tmp_path / "smoke" / "table-pictures").iterdir()}
     assert {"systems", "ablations"} <= pictures
-    assert all(f"(pictures/{path.name})" in page for path in (tmp_path / "smoke" / "pictures").iterdir())
+    assert all(f"(table-pictures/{path.name})" in page for path in (tmp_path / "smoke" / "table-pictures").iterdir())
