@@ -29,7 +29,7 @@ def keep_tables(document: Document, facts: dict[str, str], pictures: Iterable[Pa
         try:
             document = merged(json.loads(numbers.read_text()), document, [row.name for row in table_rows()])
         except BadInput as error:
-            raise BadInput(f"{numbers}: {error}; move it away, or give all rows again") from error
+            raise BadInput(f"{numbers}: {error}; move it away to begin tables of these settings") from error
     (folder / PICTURES).mkdir(parents=True, exist_ok=True)
     for picture in pictures:
         (folder / PICTURES / picture.name).write_bytes(picture.read_bytes())
