@@ -6,9 +6,9 @@ Example: here, there as often as it says that something is left, and here again:
     python benchmarks/rows_in_pieces.py score ../data/Task04_Hippocampus --profile hippocampus-gpu --to build/rows
 
 Latents and trainings that rows share are packed, and made, once: `pack` prints a command for each group of rows that
-share a training, and these commands may run side by side. The other machine needs gem3d_core with torch, einops, diffusers and
-safetensors (for the 3D networks monai too), and no network connection. Of each row only drawn/, seconds.json and
-system.json have to come back, and seconds.json of the rows whose trainings they share.
+share a training, and these commands may run side by side. The other machine needs gem3d_core with torch, einops,
+diffusers and safetensors (for the 3D networks monai too), and no network connection. Of each row only drawn/,
+seconds.json and system.json have to come back, and seconds.json of the rows whose trainings they share.
 """
 
 import argparse
