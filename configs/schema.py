@@ -89,6 +89,9 @@ class Evaluate(Section):
     arm: ArmSpec = ArmSpec()
 
 
+TrainingStage = Literal["train_slices", "tune_volume", "train_informed"]
+
+
 class Tables(Section):
     """`gem3d tables`: what each of its systems may take; none: as much as the profile itself."""
 
@@ -102,6 +105,10 @@ class Tables(Section):
     """Steps of a 3D network on whole volumes, best as many as take as long as both stages; none: of both together."""
     masks: int | None = Field(None, ge=1)
     """Training masks, evenly spaced, that each system draws a volume for."""
+    batch: dict[TrainingStage, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    """Windows a step of a training, where not the profile's: short trainings learn more from many small steps."""
+    learning_rate: dict[TrainingStage, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Of a training, where not the profile's."""
     slower: dict[str, Annotated[float, Field(ge=1)]] = Field(default_factory=dict)
     """By row, how many times as long its training steps take as those of `paper`: so many times fewer are made."""
 

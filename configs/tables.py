@@ -112,9 +112,11 @@ def row_overrides(row: TableRow, profile: str, given: Mapping[str, JsonValue]) -
         | _training("tune_volume", config.tune_volume, volume / slower)
         | _training("train_informed", config.train_informed, budget.train_informed or config.train_informed.steps)
     )
+    passes: Settings = {f"{stage}.batch": count for stage, count in budget.batch.items()}
+    passes |= {f"{stage}.learning_rate": rate for stage, rate in budget.learning_rate.items()}
     masks: Settings = {"masks.count": budget.masks} if budget.masks else {}
     named: Settings = {"system": row.systems[-1]} if row.systems else {}
-    return {**of_systems, **_document().common, **given, **trained, **masks, **row.settings, **named}
+    return {**passes, **of_systems, **_document().common, **given, **trained, **masks, **row.settings, **named}
 
 
 def _training(stage: str, spec: TrainSpec, steps: float) -> Settings:

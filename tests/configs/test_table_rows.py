@@ -35,6 +35,12 @@ def test_the_budget_is_the_profiles_and_that_of_whole_networks_their_own() -> No
         assert row.warmup / row.steps == pytest.approx(300 / cpu.tune_volume.steps, rel=0.02), "as large a part of all"
     with pytest.raises(BadInput, match="did you mean 'controlnet'"):
         row_config(ROWS["paper"], "smoke", {"tables.slower": {"control-net": 2.0}})
+    passes = {"tables.batch": {"train_slices": 3}, "tables.learning_rate": {"train_slices": 2e-3, "tune_volume": 3e-3}}
+    small, adversarial = (row_config(ROWS[name], "smoke", passes) for name in ("paper", "pix2pix-3d"))
+    assert (small.train_slices.batch, small.train_slices.learning_rate) == (3, 2e-3)
+    assert (small.tune_volume.batch, small.tune_volume.learning_rate) == (load("smoke").tune_volume.batch, 3e-3)
+    assert adversarial.tune_volume.learning_rate == 2e-4, "a system's own"
+    assert row_config(ROWS["paper"], "smoke", {**passes, "train_slices.batch": 1}).train_slices.batch == 1, "by hand"
     plain, whole = load("smoke"), row_config(ROWS["ldm-3d"], "smoke", {})
     assert row_config(ROWS["ours"], "smoke", {}).train_slices == plain.train_slices, "no budget: the profile's own"
     assert whole.tune_volume.steps == plain.train_slices.steps + plain.tune_volume.steps, "of both stages together"
