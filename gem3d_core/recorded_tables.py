@@ -161,7 +161,18 @@ def _head(document: Plain, found: list[Claim]) -> str:
     counts = Counter(claim.verdict for claim in found)
     told = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
     lines += [f"Of {len(found)} claims (the last table): {told}."] if found else []
+    lines += _batches(document["shared"].get("tables", {}))
     return "\n\n".join([*lines, *(f"Not made: {row}: {reason}" for row, reason in document["failed"].items())])
+
+
+def _batches(budget: Plain) -> list[str]:
+    """Batches and learning rates that are not the profile's own."""
+    told: dict[str, list[str]] = {}
+    for key, text in (("batch", "a batch of {:g}"), ("learning_rate", "a learning rate of {:g}")):
+        for stage, value in budget.get(key, {}).items():
+            told.setdefault(stage.replace("_", "-"), []).append(text.format(value))
+    each = "; ".join(f"{stage} {' and '.join(parts)}" for stage, parts in sorted(told.items()))
+    return [f"Of the profile's trainings these rows change, but where a system has its own: {each}."] if each else []
 
 
 def _caption(picture: str) -> str:

@@ -1,8 +1,8 @@
 """Re-sampling of volumes: Algorithm 1 for many volumes at once, and position-conditioned slices.
 
 Windows of both directions and of many volumes share a batch: whatever is ready runs. A window's noise comes from
-generators of its own, and the noise that a slice begins with from one of the slice, so that a volume does not depend
-on the batch that it was drawn in.
+generators of its own, so that a volume does not depend on the batch that it was drawn in. Where windows continue each
+other, the noise that a slice begins with is the slice's and not the window's.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -159,7 +159,7 @@ def _draw(
     conditions = _conditions(
         windows, network.facts.condition, finished if spec.continuation == "known" else None, device
     )
-    first = _first_noise(windows, shape, device)
+    first = _first_noise(windows, shape, spec, device)
     pinned = finished if spec.continuation in {"repaint", "known"} else nothing_pinned(first)
     predict = guided(network, conditions, spec.mask_guidance, spec.informed_guidance)
     denoise = denoiser(predict, schedule, spec.precision, device)
@@ -187,10 +187,21 @@ def _generator(seed: int, window: Window) -> torch.Generator:
     return generator(seed, "window", window.start, *([window.stride] if window.stride > 1 else []))
 
 
-def _first_noise(windows: list[tuple[_Volume, Window]], shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Where the solver begins, ((b n) c h w): the noise of a slice does not depend on the window that draws it."""
-    slices = [(v.request.seed, w.start + slot * w.stride) for v, w in windows for slot in range(shape[0])]
-    return normal(shape[1:], [generator(seed, "first", z) for seed, z in slices], device)
+def _first_noise(
+    windows: list[tuple[_Volume, Window]], shape: tuple[int, ...], spec: SampleSpec, device: torch.device
+) -> Tensor:
+    """Where the solver begins, ((b n) c h w): the noise of a slice does not depend on the window that draws it.
+
+    But for windows that are to know nothing of each other's slices: one that draws some of them again, to drop them,
+    would from the same noise draw nearly the same, and its own slices to fit.
+    """
+    apart = spec.continuation in {"none", "informed"}
+    generators = [
+        generator(v.request.seed, "first", *([w.start] if apart else []), w.start + slot * w.stride)
+        for v, w in windows
+        for slot in range(shape[0])
+    ]
+    return normal(shape[1:], generators, device)
 
 
 def _informed(volume: _Volume, window: Window) -> Tensor:

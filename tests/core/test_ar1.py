@@ -9,16 +9,20 @@ import sys
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
+from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor
 
-from gem3d_core.conditions import Pinned
+from gem3d_core.conditions import Conditions, Pinned
 from gem3d_core.denoise import Denoise
+from gem3d_core.networks import WindowNetwork
+from gem3d_core.sampling import VolumeRequest, sample_volumes
 from gem3d_core.schedule import Schedule, make_schedule
-from gem3d_core.settings import DiffusionSpec, SampleSpec
+from gem3d_core.settings import ConditionSpec, DiffusionSpec, NetworkFacts, SampleSpec, UNetSpec
 from gem3d_core.solvers import nothing_pinned, solve
+from gem3d_core.windows import plan_volume, window_borders
 
 N = 16
 RHO = 0.9
@@ -238,14 +242,40 @@ def test_both_ends_of_a_gap_between_key_frames_are_met(record_property: Callable
     assert found == pytest.approx([RHO] * len(found), abs=0.03)
 
 
-def test_independent_windows_and_a_slice_handed_on_alone_condition_nothing_here(
+class Exact(WindowNetwork):
+    """The posterior mean of the Gaussian volume, whatever its conditions."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__()
+        self.facts = NetworkFacts("volume", UNetSpec(), SAMPLES, 1, ConditionSpec(window=N))
+        self.schedule = schedule
+
+    def forward(self, x: Tensor, t: Tensor, _cond: Conditions) -> Tensor:
+        x0 = torch.cat([exact_denoiser(self.schedule)(window, t) for window in x.split(N)])
+        alpha, sigma = (level[:, None, None, None] for level in (self.schedule.alpha(t), self.schedule.sigma(t)))
+        return self.schedule.target(x0, (x - alpha * x0) / sigma, t)
+
+
+@pytest.mark.parametrize(("Z", "start"), [(31, 0), (36, 18)])
+@pytest.mark.parametrize(("continuation", "expected"), [("none", 0.0), ("informed", 0.0), ("repaint", 0.5)])
+def test_correlation_where_windows_of_a_volume_meet(
+    Z: int,
+    start: int,
+    continuation: Literal["none", "informed", "repaint"],
+    expected: float,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """continuation `none` and `informed` pin nothing, and the Gaussian has no informed slice."""
-    schedule, noise = make_schedule(COSINE), stream(seed=5)
-    finished, x = noise(), noise()
-    drawn = solve(exact_denoiser(schedule), x, schedule, DPM, noise, nothing_pinned(x))[..., 0, 0]
-    found = float(torch.corrcoef(torch.stack([finished[-1, :, 0, 0], drawn[0]]))[0, 1])
-    record_property("correlation to the finished slice, nothing pinned", round(found, 3))
-    sys.stdout.write(f"nothing pinned: {found:.3f}\n")
-    assert abs(found) < 0.04
+    """Also where the last window of a direction draws finished slices again. The Gaussian has no informed slice."""
+    schedule, spec = make_schedule(COSINE), SampleSpec(steps=20, overlap=1, continuation=continuation)
+    empty = torch.zeros(Z, 1, 1, 1)
+    request = VolumeRequest("v", empty, torch.zeros(SAMPLES, 1, 1), start, seed=7)
+    drawn = dict(sample_volumes(Exact(schedule), [request], schedule, spec, torch.device("cpu")))["v"][..., 0, 0]
+    borders = window_borders(plan_volume(Z, ConditionSpec(window=N), start, spec), Z)
+    found = {k: correlation(drawn, k, k + 1) for k in borders}
+    record_property(f"correlation where windows meet, {continuation}, {Z} slices", found)
+    sys.stdout.write(f"{continuation}, {Z} slices: {found}\n")
+    assert len(borders) == {31: 1, 36: 2}[Z]
+    for value in found.values():
+        assert value == pytest.approx(expected, abs=0.15 if expected else 0.04)
+    inside = correlation(drawn, start, start + 1)
+    assert inside == pytest.approx(RHO, abs=0.05), "the windows themselves are whole"

@@ -63,6 +63,13 @@ def test_a_row_comes_back_as_it_was() -> None:
             assert ours == theirs, field.name
 
 
+def test_the_page_tells_batches_that_are_not_the_profiles() -> None:
+    made = document(paper=0.5)
+    assert "a batch of" not in page(made)
+    made["shared"] = {"tables": {"batch": {"train_slices": 8}, "learning_rate": {"train_slices": 1.5e-3}}}
+    assert "train-slices a batch of 8 and a learning rate of 0.0015." in page(made)
+
+
 def test_rows_of_two_runs_stand_in_one_table() -> None:
     earlier, later = document("first", ours=0.8, paper=0.5), document("second", make_a_volume=0.3, paper=0.6)
     later["failed"] = {"known": "why"}
