@@ -235,6 +235,7 @@ def _score(row: _Row) -> "System":
     from tasks.inputs import open_prepared
     from tasks.progress import Nothing
     from tasks.real_features import real_features, training_features, without_features
+    from tasks.resample import FLAT
     from tasks.synthetic import Paired, Real
     from tasks.system_scores import scored_system
     from tasks.weights import open_features, open_lpips
@@ -247,7 +248,8 @@ def _score(row: _Row) -> "System":
     reading = Reading(open_features(config, "cpu")[0], {TRAINING: moments}, {TRAINING: samples})
     train, _ = read_training(prepared, [], Nothing(), config.runtime.threads)
     chosen = set(evenly(evenly(prepared.train, config.masks.count), config.evaluate.fid_volumes))
-    new = [recipe.name for recipe in system.recipes if not recipe.name.startswith(PAIRED_PREFIX)]
+    asked = [recipe.name for recipe in system.recipes if not recipe.name.startswith(PAIRED_PREFIX)]
+    new = [one.name for one in _synthetic(row, prepared, asked) if one.slices[one.outline].std() > FLAT]
     drawn = read_drawn(
         reading, [_synthetic(row, prepared, new)], train, {name: SYNTHETIC for name in new if name in chosen}, []
     )
@@ -259,14 +261,14 @@ def _score(row: _Row) -> "System":
 
     seconds = json.loads((row.folder / SECONDS).read_text())
     last = system.trainings[-1].facts
-    *_, h, w = load_file(row.folder / "recipes" / f"{new[0]}.safetensors")["condition"].shape
+    *_, h, w = load_file(row.folder / "recipes" / f"{asked[0]}.safetensors")["condition"].shape
     cost = Cost(
         parameters=network_cost(last, last.window, (h, w)).parameters,
         steps=" + ".join(str(training.spec.steps) for training in system.trainings),
         training_seconds=sum(trained_seconds(row.folder, training) for training in system.trainings),
         seconds_per_volume=seconds["drawn"] / len(system.recipes),
         volumes=len(new),
-        rejected=0,
+        rejected=len(asked) - len(new),
         sampler=f"{system.sample.solver}, {system.sample.steps} steps",
     )
     values, again = set_scores(reading, [SYNTHETIC], config.evaluate.fid_resamples)

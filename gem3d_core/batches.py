@@ -85,7 +85,7 @@ def draw_windows(
     n = condition.window
     clean, masks, informed, offsets, strides, known, names = [], [], [], [], [], [], []
     for case in _pick(cases, count, rng):
-        depth = len(case.image)
+        depth = case.depth
         drawn = draw_window(depth, condition, rng, with_known=condition.known and keep == n)
         slots = torch.arange(n) if keep == n else torch.randperm(n, generator=rng)[:keep].sort().values
         slices = drawn.slices(slots, depth)

@@ -39,8 +39,8 @@ from gem3d_core.system_tables import (
 Document = dict[str, Any]
 Plain = Mapping[str, Any]
 
-SAME = ("profile", "dataset", "reported", "features", "train", "test", "shared", "overrides")
-"""What rows of one document have in common."""
+SAME = ("profile", "dataset", "reported", "features", "train", "test", "overrides")
+"""What rows of one document have in common, beside the settings under `shared`."""
 SEVERAL = "Rows of several runs stand here, told at the end: seconds of different runs can be of different machines."
 PICTURED = {
     "systems": "A test volume in three planes, and what systems of Table 2 draw for its mask",
@@ -105,6 +105,10 @@ def merged(earlier: Plain, later: Document, order: Sequence[str]) -> Document:
     for key in SAME:
         if earlier.get(key) != later[key]:
             raise BadInput(f"rows with {key} {earlier.get(key)!r} and {later[key]!r} do not stand in one table")
+    for key, before in earlier["shared"].items():
+        now = later["shared"].get(key)
+        if _plain(before) != _plain(now):
+            raise BadInput(f"rows with {key} {before!r} and {now!r} do not stand in one table")
     made = {row["name"] for row in later["rows"]}
     kept = [row for row in earlier["rows"] if row["name"] not in made]
     place = {name: number for number, name in enumerate(order)}
@@ -116,6 +120,13 @@ def merged(earlier: Plain, later: Document, order: Sequence[str]) -> Document:
         | {"rows": rows, "failed": failed, "seconds": SEVERAL if kept else later["seconds"]}
         | {"held_out": _judged(earlier["held_out"], later["held_out"])}
     )
+
+
+def _plain(setting: object) -> object:
+    """Without what is empty inside it: what newer settings are where an earlier record does not know of them."""
+    if not isinstance(setting, Mapping):
+        return setting
+    return {key: _plain(value) for key, value in setting.items() if value is not None and value != {}}
 
 
 def _judged(earlier: Plain | None, later: Plain | None) -> Plain | None:

@@ -134,7 +134,8 @@ class ConditionSpec:
     """Train stage 2 with finished slices in the window, which it sees clean and is told of."""
     strides: tuple[int, ...] = (1,)
     """Slices between two slots of a window, drawn in training; each divides the next, and the first is 1. More than
-    one are embedded, and let `resample.plan=keyframes` draw coarse slices first."""
+    one are told to the network, and let `resample.plan=keyframes` draw coarse slices first; as many as a chain of the
+    coarsest where no window holds a volume's, so deeper volumes want more strides."""
     drop_mask: float = 0.0
     """Probability that a training window is told of nothing, neither mask nor informed slice; for guidance."""
     drop_informed: float = 0.0

@@ -105,10 +105,10 @@ def budget_table(systems: Sequence[System], told: str = MADE_HERE) -> Table:
         caption=(
             "All systems learn from the same training cases. Steps are as many for all, but fewer where the profile "
             "says that a system's take longer (tables.slower; 3D networks: tables.whole), so that all learn for about "
-            "as long; without volumetric tuning there is the slice model alone. They are those of the slice model and "
-            "its tuning, or of the 3D network; last, on top, where slices are generated, of the position-conditioned "
-            "model. The paper draws by DDIM in 200 steps; its systems are drawn faster here but "
-            "for one row, whose model is that of the row as in the paper. A model that several rows share was "
+            "as long (the minutes say how nearly); without volumetric tuning there is the slice model alone. They are "
+            "those of the slice model and its tuning, or of the 3D network; last, on top, where slices are generated, "
+            "of the position-conditioned model. The paper draws by DDIM in 200 steps; its systems are drawn faster "
+            "here but for one row, whose model is that of the row as in the paper. A model that several rows share was "
             "trained once and its minutes stand in each. Volumes that were rejected, or whose edit was given up, are "
             f"in no score. {told}"
         ),
@@ -171,7 +171,9 @@ def unbiased_table(systems: Sequence[System], real: System | None = None) -> Tab
             "the volumes (of recall: the real ones) on either side. Mask agreement: "
             "Dice in % between the mask that a volume was drawn for and what nnU-Net, trained on the true data, "
             "finds in it, with 95% bootstrap intervals over volumes. It was trained on the same masks, with their real "
-            "images, and the held-out volumes' masks are new to it: values above theirs do not mean better than real."
+            "images, and the held-out volumes' masks are new to it: values above theirs do not mean better than real. "
+            "Where cross-attention's image encoder is an EfficientNet-Lite0 and these features are too, it is judged "
+            "by what it was shown."
         ),
         n=_counts(systems, lambda s: s.scored, "volumes"),
         columns=(

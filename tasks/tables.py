@@ -21,6 +21,18 @@ from tasks.system_scores import RowRefs, read_held_out, read_system
 MARKDOWN, NUMBERS = "tables.md", "tables.json"
 PAPERS_DATA = {"mri": "BraTS", "ct": "AbdomenCT-1K"}
 """The dataset of the paper that has the modality."""
+SHARED: dict[str, Any] = {
+    **dict.fromkeys(("seed", "prepare", "codec", "unet", "position_unet", "tables"), True),
+    **dict.fromkeys(("train_slices", "tune_volume", "train_informed"), True),
+    "condition": {"window"},
+    "masks": {"augment"},
+}
+"""Settings of the profile that all rows of a document have in common."""
+SCORED: dict[str, Any] = {
+    **dict.fromkeys(("fid_volumes", "fid_resamples", "paired_cases"), True),
+    "arm": {"iterations", "epochs", "batch_size", "first_features", "max_features", "max_patch", "mirroring"},
+}
+"""And of its evaluation."""
 KINDS = {"systems": "2", "ablations": "ablations"}
 """Of pictures, and the table whose systems they show."""
 
@@ -77,8 +89,8 @@ def tables_document(
     failed: Mapping[str, str],
 ) -> Document:
     """What is recorded of rows (see `gem3d_core.recorded_tables`); `config`: the profile's, before rows change it."""
-    evaluated = config.evaluate.model_dump(include={"fid_volumes", "fid_resamples", "paired_cases"}, mode="json")
-    made = config.model_dump(include={"seed", "prepare", "codec", "unet", "tables"}, mode="json")
+    scored = config.evaluate.model_dump(include=SCORED, mode="json")
+    made = config.model_dump(include=SHARED, mode="json")
     document = {
         "profile": config.profile,
         "dataset": source.artifact.name,
@@ -86,7 +98,7 @@ def tables_document(
         "features": config.evaluate.features,
         "train": len(prepared.train),
         "test": len(prepared.test),
-        "shared": made | evaluated,
+        "shared": made | scored,
         "overrides": dict(overrides),
         "failed": dict(failed),
         "seconds": seconds,

@@ -189,3 +189,17 @@ def test_no_slot_past_the_end_is_known_or_informed() -> None:
     for _ in range(300):
         drawn = draw_window(13, spec, rng, with_known=True)
         assert all(drawn.start + slot * drawn.stride < 13 for slot in (*drawn.known, drawn.source))
+
+
+def test_what_a_shallow_volume_is_padded_with_is_neither_known_nor_informed(tmp_path: Path) -> None:
+    true = depth_marked(2)
+    save_file({"image": true.image.contiguous(), "condition": true.condition.contiguous()}, tmp_path / "a.safetensors")
+    n = KNOWING.window
+    (case,) = open_latents({"a": tmp_path / "a.safetensors"}, n)
+    assert (len(case.image), case.depth) == (n, 2)
+    rng = torch.Generator().manual_seed(8)
+    for _ in range(100):
+        cond = draw_windows([case], 1, KNOWING, n, rng).conditions
+        assert cond.known is not None
+        assert not cond.known.mask[2:].any()
+        assert float(cond.offset[0]) in {0.0, -1.0}, "the informed slice is one of the two that there are"

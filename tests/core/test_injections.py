@@ -160,9 +160,11 @@ def test_the_known_channel_and_the_stride_are_told() -> None:
         assert float((network(x, t, replace(cond, stride=4 * cond.stride)) - base).abs().max()) > 1e-3
 
 
-def test_guidance_of_scale_1_is_no_guidance() -> None:
-    network = volume(PLAIN)
-    x, t, cond = inputs(PLAIN)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_guidance_of_scale_1_is_no_guidance(name: str) -> None:
+    network = volume(VARIANTS[name])
+    spread(network)
+    x, t, cond = inputs(VARIANTS[name])
     calls: list[int] = []
     network.register_forward_hook(lambda *_: calls.append(1))
     with torch.no_grad():

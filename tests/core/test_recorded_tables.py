@@ -63,6 +63,23 @@ def test_a_row_comes_back_as_it_was() -> None:
             assert ours == theirs, field.name
 
 
+def test_settings_of_two_runs_are_the_same_but_for_what_the_earlier_record_does_not_know() -> None:
+    earlier, later = document(paper=0.5), document(ours=0.6)
+    earlier["shared"]["tables"] = {"train_slices": 5, "whole": None}
+    later["shared"] |= {"tables": {"train_slices": 5, "whole": None, "batch": {}}, "condition": {"window": 16}}
+    both = merged(earlier, later, ORDER)
+    assert [row["name"] for row in both["rows"]] == ["paper", "ours"]
+    assert both["shared"] == later["shared"]
+    again = document(make_a_volume=0.3)
+    for changed in ({"batch": {"train_slices": 8}}, {"whole": 7}, {"train_slices": 6}):
+        again["shared"] = later["shared"] | {"tables": later["shared"]["tables"] | changed}
+        with pytest.raises(BadInput, match=r"rows with tables .* do not stand in one table"):
+            merged(both, again, ORDER)
+    again["shared"] = later["shared"] | {"condition": {"window": 8}}
+    with pytest.raises(BadInput, match=r"rows with condition .*16.*8.* do not stand in one table"):
+        merged(both, again, ORDER)
+
+
 def test_the_page_tells_batches_that_are_not_the_profiles() -> None:
     made = document(paper=0.5)
     assert "a batch of" not in page(made)
@@ -112,7 +129,14 @@ def test_a_yardstick_that_was_judged_stays() -> None:
     assert merged(later, judged, ORDER)["held_out"] == judged["held_out"]
 
 
-@pytest.mark.parametrize(("key", "value"), [("dataset", "another"), ("shared", {"seed": 3}), ("train", 4)])
-def test_rows_of_other_settings_are_refused(key: str, value: object) -> None:
-    with pytest.raises(BadInput, match=f"rows with {key} .* do not stand in one table"):
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("dataset", "another", "dataset 'another' and 'd'"),
+        ("shared", {"seed": 3}, "seed 3 and 0"),
+        ("train", 4, "train 4 and 16"),
+    ],
+)
+def test_rows_of_other_settings_are_refused(key: str, value: object, told: str) -> None:
+    with pytest.raises(BadInput, match=f"rows with {told} do not stand in one table"):
         merged(document(paper=0.5) | {key: value}, document(ours=0.8), ORDER)

@@ -125,10 +125,11 @@ def test_finite_from_a_start_without_signal(spec: SampleSpec) -> None:
     assert bool(drawn.isfinite().all())
 
 
+@pytest.mark.parametrize("process", PROCESSES, ids=["cosine", "scaled-trailing", "scaled-leading"])
 @pytest.mark.parametrize("spec", SPECS[2:4] + SPECS[5:], ids=str)
-def test_a_pinned_slot_has_the_noise_level_of_its_timestep(spec: SampleSpec) -> None:
+def test_a_pinned_slot_has_the_noise_level_of_its_timestep(process: DiffusionSpec, spec: SampleSpec) -> None:
     """At every call, the pinned slot is alpha_t o_0 plus noise of standard deviation sigma_t of that very t."""
-    schedule = make_schedule(DiffusionSpec())
+    schedule = make_schedule(process)
     noise = Stream((3, 1, 64, 64))
     clean = torch.full((3, 1, 64, 64), 2.0)
     mask = torch.tensor([False, True, False])

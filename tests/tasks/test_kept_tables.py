@@ -65,6 +65,6 @@ def test_rows_of_earlier_runs_stay_with_their_origin(keep: Keep, tmp_path: Path)
 def test_rows_of_other_settings_change_nothing(keep: Keep, tmp_path: Path) -> None:
     keep(document("paper"), facts("abc"))
     before = (tmp_path / "p" / "tables.json").read_bytes()
-    with pytest.raises(BadInput, match=r"tables\.json: rows with shared .*'seed': 0.*; move it away"):
+    with pytest.raises(BadInput, match=r"tables\.json: rows with seed 0 and 1 do not stand in one table; move it away"):
         keep(document("ours", seed=1), facts("def"))
     assert (tmp_path / "p" / "tables.json").read_bytes() == before
