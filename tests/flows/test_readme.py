@@ -62,7 +62,7 @@ def test_stages_and_profiles_are_all_named() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for document in DOCUMENTS:
+    for document in (*DOCUMENTS, *sorted((ROOT / "docs" / "results").rglob("*.md"))):
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document.name}: {target}"
