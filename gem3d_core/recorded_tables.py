@@ -51,12 +51,12 @@ PICTURED = {
 LEFT_OUT = "Parts of the method left out; without volumetric tuning nothing is trained in its place (see Budget)."
 CHANGES = (
     "Each row with + adds to the row above it, from the paper's configuration to our default; each row with but "
-    "changes one thing of the default (key frames: all that they need). How sure the differences are stands under "
-    "What each change is worth. Dropped conditions: both in a tenth of the windows, the informed slice alone in "
-    "another; guided rows are drawn by the same model. All are drawn with as many steps, also where the profile's own "
-    "draws take fewer, but for the rows that name theirs. A donor's outline is compared where masks have one; where "
-    "it is the whole grid, that of the most similar size is taken. Paired volumes, whose slice is their own, know no "
-    "donor."
+    "changes one thing of the default (key frames, Make-A-Volume: all that they need). How sure the differences are "
+    "stands under What each change is worth. Dropped conditions: both in a tenth of the windows, the informed slice "
+    "alone in another; guided rows are drawn by the same model. All are drawn with as many steps, also where the "
+    "profile's own draws take fewer, but for the rows that name theirs. A donor's outline is compared where masks "
+    "have one; where it is the whole grid, that of the most similar size is taken. Paired volumes, whose slice is "
+    "their own, know no donor."
 )
 
 

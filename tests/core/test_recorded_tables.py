@@ -96,8 +96,8 @@ def test_rows_of_two_runs_stand_in_one_table() -> None:
     assert [np.mean(list(row["ms_ssim"].values())) for row in both["rows"]] == pytest.approx([0.3, 0.6, 0.8], abs=0.02)
     assert both["failed"] == {"known": "why", "dropout": "not tried again"}
     assert [row["made"] for row in both["rows"]] == ["second", "second", "first"], "what else stands in a row stays"
-    ours = [c for c in both["claims"] if c["source"] == "ours" and c["measure"] == "MS-SSIM"]
-    assert [(c["better"], c["worse"], c["verdict"]) for c in ours] == [("+ ours", "+ paper", "as expected")]
+    ours = [c for c in both["claims"] if c["source"] == "our aim" and c["measure"] == "MS-SSIM"]
+    assert [(c["better"], c["worse"], c["verdict"]) for c in ours] == [("OURS", "PAPER", "as expected")]
 
     told = page(both, ["pictures/systems-case1.png"])
     assert "| MAKE-A-VOLUME |" in told

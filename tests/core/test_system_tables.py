@@ -138,11 +138,11 @@ def test_ablations_and_our_default_are_claims_of_their_own() -> None:
         ("Figure 6", "axial smoothness, distance from 1"): "as expected",
         ("Figure 6", "FID coronal"): "as expected",
         ("Figure 6", "FID sagittal"): "as expected",
-        ("ours", "MS-SSIM"): "as expected",
-        ("ours", "LPIPS"): "as expected",
-        ("ours", "FID axial"): "as expected",
-        ("ours", "FID coronal"): "as expected",
-        ("ours", "FID sagittal"): "as expected",
+        ("our aim", "MS-SSIM"): "as expected",
+        ("our aim", "LPIPS"): "as expected",
+        ("our aim", "FID axial"): "as expected",
+        ("our aim", "FID coronal"): "as expected",
+        ("our aim", "FID sagittal"): "as expected",
     }
     table = claims_table(claims(rows, "BraTS"), "BraTS")
     assert table.n == "9 claims"
