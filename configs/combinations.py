@@ -78,6 +78,12 @@ NEEDS = (
         lambda c: c.condition.drop_mask > 0 and (c.condition.drop_informed > 0 or not c.condition.informed),
     ),
     Need(
+        "informed.donor=outline",
+        lambda c: c.informed.donor == "outline",
+        "informed.mode=cross and condition.informed=true, for which a donor is chosen",
+        lambda c: c.informed.mode == "cross" and c.condition.informed,
+    ),
+    Need(
         "objective=adversarial",
         lambda c: "adversarial" in {c.train_slices.objective, c.train_informed.objective},
         "tune_volume, which trains a whole network",

@@ -125,8 +125,8 @@ class Runtime(Section):
     """Such as 8GiB, of the GPU or of the process: as many windows are drawn at once as fit, and a training batch is
     computed in as few pieces as fit. None: all of a GPU; on a CPU resample.batch windows and training as it comes."""
     compile: bool = False
-    """Compile the network for re-sampling: a minute or two at the start of a run, then faster calls. On a CPU it takes
-    a C++ compiler."""
+    """Compile the network for re-sampling (not the slice model alone): a minute or two at the start of a run, then
+    faster calls. On a CPU it takes a C++ compiler."""
     weights: str | None = None
     """Folder of weights that others trained; GEM3D_WEIGHTS when none."""
 

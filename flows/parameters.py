@@ -82,7 +82,10 @@ def baseline_of(settings: EnhanceParameters, run: Run) -> EnhanceParameters | No
     Raises BadInput, before anything is trained, where that system does not fit what else is set.
     """
     system, config = run.config.evaluate.baseline, run.config
-    if system is None or not config.evaluate.downstream:
+    if system is None:
+        return None
+    laid = system_settings(system)
+    if not config.evaluate.downstream:
         return None
     if system == config.system:
         raise BadInput(f"evaluate.baseline={system}: the run itself has this system; name another one")
@@ -93,8 +96,10 @@ def baseline_of(settings: EnhanceParameters, run: Run) -> EnhanceParameters | No
         "evaluate.baseline": None,
         "publish.first_id": beside if beside <= 997 else config.publish.first_id - 1,
     }
-    own = {**system_settings(config.system), **settings.overrides}  # which two systems share
-    overrides = {**own, **system_settings(system), **changes, "system": system}
+    own = system_settings(config.system)
+    without_slice = own.get("condition.informed") is True and laid.get("condition.informed") is False
+    shared = own if without_slice else {}  # our conditions and process, or the paper's; other systems say all of theirs
+    overrides = {**shared, **settings.overrides, **laid, **changes, "system": system}
     if overrides.get("generator") == "whole":
         overrides["tune_volume.steps"] = config.train_slices.steps + config.tune_volume.steps
     name, run_id = f"{run.name}-{system}", f"{run.run_id}-{system}"

@@ -67,7 +67,8 @@ def useful_batch(config: Config, condition: ConditionSpec, depths: list[int]) ->
 
     A network that is compiled computes whole batches, filled or not: one window for each volume.
     """
-    return len(depths) if config.runtime.compile else windows_at_once(depths, condition, config.resample)
+    compiled = config.runtime.compile and config.generator != "slice"
+    return len(depths) if compiled else windows_at_once(depths, condition, config.resample)
 
 
 def open_volume_model(catalog: Catalog, model: str, latents: str, config: Config, device: str) -> VolumeModel:
