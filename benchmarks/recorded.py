@@ -1,4 +1,7 @@
-"""Tables of systems in docs/results/PROFILE: those of this run, and the rows of earlier ones that it did not make."""
+"""Tables of systems in docs/results/PROFILE: those of this run, and the rows of earlier ones that it did not make.
+
+`python benchmarks/recorded.py PROFILE...` lays out tables.md anew from tables.json, with today's captions and claims.
+"""
 
 import json
 import sys
@@ -9,7 +12,7 @@ from provenance import RESULTS
 
 from configs import table_rows
 from gem3d_core.errors import BadInput
-from gem3d_core.recorded_tables import Document, merged, page
+from gem3d_core.recorded_tables import Document, merged, page, with_claims
 
 PAGE, NUMBERS, PICTURES = "tables.md", "tables.json", "table-pictures"
 MADE = "made"
@@ -33,9 +36,19 @@ def keep_tables(document: Document, facts: dict[str, str], pictures: Iterable[Pa
     (folder / PICTURES).mkdir(parents=True, exist_ok=True)
     for picture in pictures:
         (folder / PICTURES / picture.name).write_bytes(picture.read_bytes())
+    _write(folder, document)
+
+
+def lay_out(profile: str) -> None:
+    """The page and the claims of the numbers that are kept."""
+    folder = RESULTS / profile
+    _write(folder, with_claims(json.loads((folder / NUMBERS).read_text())))
+
+
+def _write(folder: Path, document: Document) -> None:
+    (folder / NUMBERS).write_text(json.dumps(document, indent=1) + "\n")
     shown = [f"{PICTURES}/{path.name}" for path in sorted((folder / PICTURES).iterdir())]
     (folder / PAGE).write_text("\n\n".join([page(document, shown).rstrip(), *_runs(document)]) + "\n")
-    numbers.write_text(json.dumps(document, indent=1) + "\n")
     sys.stdout.write(f"{folder / PAGE}\n")
 
 
@@ -47,3 +60,8 @@ def _runs(document: Document) -> list[str]:
         told = f"`{made['command']}`, commit {made['commit']}, {made['machine']}, {made['date']}."
         rows_of.setdefault(told, []).append(row["name"])
     return [f"{', '.join(names)}: {told}" for told, names in rows_of.items()]
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        lay_out(name)

@@ -21,7 +21,7 @@ from gem3d_core.bench.markdown import markdown
 from gem3d_core.errors import BadInput
 from gem3d_core.metrics.fidelity import Fid
 from gem3d_core.metrics.intervals import Interval
-from gem3d_core.orderings import Claim, changes_table, claims, claims_table
+from gem3d_core.orderings import AIM, Claim, changes_table, claims, claims_tables
 from gem3d_core.report import Table
 from gem3d_core.system_tables import (
     Cost,
@@ -42,6 +42,8 @@ Plain = Mapping[str, Any]
 SAME = ("profile", "dataset", "reported", "features", "train", "test", "overrides")
 """What rows of one document have in common, beside the settings under `shared`."""
 SEVERAL = "Rows of several runs stand here, told at the end: seconds of different runs can be of different machines."
+NOTE = "note"
+"""Of a row, where its numbers are to be read with care: why; told above the tables."""
 PICTURED = {
     "systems": "A test volume in three planes, and what systems of Table 2 draw for its mask",
     "ablations": "A test volume, and what the method and less than the whole method draw for its mask",
@@ -161,19 +163,26 @@ def _tables(
     changes = changes_table(systems)
     last = [*([changes] if changes.rows else []), unbiased_table(systems, real), continuity_table(systems)]
     last += [budget_table(systems, seconds)]
-    return [*kept, *last, *([claims_table(found, dataset)] if found else [])]
+    return [*kept, *last, *claims_tables(found, dataset)]
 
 
 def _head(document: Plain, found: list[Claim]) -> str:
-    """Of what the tables are, what is not in them, and how many claims hold."""
+    """Of what the tables are, what is not in them, and how many of the paper's findings and of our aims hold."""
     overrides, split = document["overrides"], f"{document['train']} training and {document['test']} test cases"
     by_hand = f" Set by hand for all rows: {', '.join(f'{k}={v}' for k, v in overrides.items())}." if overrides else ""
     lines = [f"# Tables of the paper on {document['dataset']}", f"Profile {document['profile']}, {split}.{by_hand}"]
-    counts = Counter(claim.verdict for claim in found)
-    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
-    lines += [f"Of {len(found)} claims (the last table): {told}."] if found else []
+    of_paper, ours = ([c for c in found if (c.source == AIM) == aims] for aims in (False, True))
+    lines += [f"Of {len(of_paper)} findings of the paper, told below, {_counted(of_paper)}."] if of_paper else []
+    lines += [f"Of {len(ours)} aims of ours, {_counted(ours)}."] if ours else []
     lines += _batches(document["shared"].get("tables", {}))
-    return "\n\n".join([*lines, *(f"Not made: {row}: {reason}" for row, reason in document["failed"].items())])
+    lines += [f"Not made: {row}: {reason}" for row, reason in document["failed"].items()]
+    lines += [f"{row['title']}: {row[NOTE]}" for row in document["rows"] if NOTE in row]
+    return "\n\n".join(lines)
+
+
+def _counted(found: list[Claim]) -> str:
+    counts = Counter(claim.verdict for claim in found)
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
 
 
 def _batches(budget: Plain) -> list[str]:

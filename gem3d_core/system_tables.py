@@ -109,8 +109,8 @@ def budget_table(systems: Sequence[System], told: str = MADE_HERE) -> Table:
             "those of the slice model and its tuning, or of the 3D network; last, on top, where slices are generated, "
             "of the position-conditioned model. The paper draws by DDIM in 200 steps; its systems are drawn faster "
             "here but for one row, whose model is that of the row as in the paper. A model that several rows share was "
-            "trained once and its minutes stand in each. Volumes that were rejected, or whose edit was given up, are "
-            f"in no score. {told}"
+            "trained once and its minutes stand in each. Parameters: of the network that draws, without codec and "
+            f"image encoder. Volumes that were rejected, or whose edit was given up, are in no score. {told}"
         ),
         n="one training each",
         columns=(

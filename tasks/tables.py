@@ -68,7 +68,9 @@ def tables(
         systems = [read_system(work.catalog, row, made[row.name]) for row in rows if row.name in made]
         real = read_held_out(work.catalog, next(iter(made.values())).fidelity, judge)
         told = [plain_system(one) | {"artifacts": made[one.name].model_dump()} for one in systems]
-        document = tables_document(run.config, opened, data, told, real, MADE_HERE, overrides, failed)
+        document = tables_document(
+            run.config.model_copy(update={"seed": run.seed}), opened, data, told, real, MADE_HERE, overrides, failed
+        )
         pictures = _pictures(work, opened, data, systems, made)
         (work.folder / MARKDOWN).write_text(page(document, list(pictures)))
         (work.folder / NUMBERS).write_text(json.dumps(document, indent=1) + "\n")

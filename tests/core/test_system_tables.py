@@ -7,7 +7,7 @@ import pytest
 
 from gem3d_core.metrics.fidelity import PLANES, Fid
 from gem3d_core.metrics.intervals import Interval
-from gem3d_core.orderings import changes_table, claims, claims_table
+from gem3d_core.orderings import changes_table, claims, claims_tables
 from gem3d_core.report import Missing
 from gem3d_core.system_tables import (
     Cost,
@@ -144,9 +144,10 @@ def test_ablations_and_our_default_are_claims_of_their_own() -> None:
         ("our aim", "FID coronal"): "as expected",
         ("our aim", "FID sagittal"): "as expected",
     }
-    table = claims_table(claims(rows, "BraTS"), "BraTS")
-    assert table.n == "9 claims"
-    assert table.printed[0][4] == "-"
+    of_paper, aims = claims_tables(claims(rows, "BraTS"), "BraTS")
+    assert (of_paper.n, aims.n) == ("4 findings", "5 aims"), "told apart"
+    assert of_paper.printed[0][4] == "-"
+    assert [row[0] for row in aims.printed] == ["MS-SSIM", "LPIPS", "FID axial", "FID coronal", "FID sagittal"]
 
 
 def test_a_change_stands_beside_what_it_changes() -> None:
@@ -159,7 +160,8 @@ def test_a_change_stands_beside_what_it_changes() -> None:
     table = changes_table(rows)
     assert [c.name for c in table.columns[2:5]] == ["MS-SSIM", "LPIPS", "FID axial"]
     assert [row[:2] for row in table.rows] == [("BETTER", "as in the paper"), ("BLIND", "BETTER")]
-    ms_ssim, lpips, axial, *_, border, _ = table.rows[0][2:]
+    ms_ssim, lpips, axial, *_, border, _, agreement = table.rows[0][2:]
+    assert agreement == Interval(0, 0, 0, len(CASES))
     for margin, expected in ((ms_ssim, 0.05), (lpips, 0.05), (axial, 3.0), (border, 0.07)):
         assert isinstance(margin, Interval)
         assert margin.mean == pytest.approx(expected)
@@ -186,7 +188,7 @@ def test_systems_that_were_not_measured_claim_nothing() -> None:
     rows = [system("paper", "1", paper=reported(2, 0.9)), system("b", "1", paper=reported(4, 0.8))]
     rows = [replace(row, fid={}) for row in rows]
     assert {c.verdict for c in claims(rows, "BraTS")} == {"not measured"}
-    assert claims_table(claims(rows, "BraTS"), "BraTS").rows[0][5] == Missing("no value")
+    assert claims_tables(claims(rows, "BraTS"), "BraTS")[0].rows[0][5] == Missing("no value")
 
 
 def test_fid_is_compared_replicate_by_replicate() -> None:

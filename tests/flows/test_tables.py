@@ -139,7 +139,7 @@ def test_what_rows_have_in_common_is_made_once(runs: Runs) -> None:
 
 def test_the_papers_orderings_are_judged(runs: Runs) -> None:
     claims = json.loads(Path(runs.whole["numbers"]).read_text())["claims"]
-    assert {"Table 1", "Table 2", "ours"} <= {claim["source"] for claim in claims}
+    assert {"Table 1", "Table 2", "our aim"} <= {claim["source"] for claim in claims}
     assert {claim["verdict"] for claim in claims} == {"not decided"}, "one test case and two volumes decide nothing"
     table_1 = [c for c in claims if c["source"] == "Table 1" and c["measure"] == "FID coronal"]
     assert (table_1[0]["better"], table_1[0]["paper"]) == ("GEM-3D + IC", "6.14, 11.76")

@@ -13,6 +13,7 @@ from gem3d_core.recorded_tables import plain_system, with_claims
 from gem3d_core.system_tables import System
 
 ROOT = Path(__file__).resolve().parents[2]
+KEPT = sorted((ROOT / "docs" / "results").glob("*/tables.json"))
 Keep = Callable[..., None]
 
 
@@ -28,6 +29,24 @@ def keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keep:
     (report / "01-training.png").write_bytes(b"of the report")
     kept: Keep = runpy.run_path(str(ROOT / "benchmarks" / "recorded.py"))["keep_tables"]
     return kept
+
+
+@pytest.mark.parametrize("numbers", KEPT, ids=lambda path: path.parent.name)
+def test_the_pages_are_what_their_numbers_give_today(
+    numbers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import provenance
+
+    monkeypatch.setattr(provenance, "RESULTS", tmp_path)
+    copied = tmp_path / "again"
+    (copied / "table-pictures").mkdir(parents=True)
+    (copied / numbers.name).write_text(numbers.read_text())
+    for picture in (numbers.parent / "table-pictures").iterdir():
+        (copied / "table-pictures" / picture.name).touch()
+    runpy.run_path(str(ROOT / "benchmarks" / "recorded.py"))["lay_out"]("again")
+    again, kept = ((folder / "tables.md").read_text() for folder in (copied, numbers.parent))
+    assert again == kept, f"give `python benchmarks/recorded.py {numbers.parent.name}`"
 
 
 def document(*names: str, seed: int = 0) -> dict[str, Any]:
