@@ -98,6 +98,8 @@ def row_overrides(row: TableRow, profile: str, given: Mapping[str, JsonValue]) -
             raise BadInput(f"--set {key}: it is among what makes the row {row.name}; {FIXED.get(key, 'leave it')}")
 
     config = load(profile, {**given, **of_systems, **row.settings})
+    if config.condition.injection != "cross_attention":
+        given = {key: value for key, value in given.items() if key != "condition.image_encoder"}  # attends to no tokens
     budget, slices, volume = config.tables, config.train_slices.steps, config.tune_volume.steps
     slices, volume = budget.train_slices or slices, budget.tune_volume or volume
     if config.generator == "whole":

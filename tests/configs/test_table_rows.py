@@ -61,6 +61,13 @@ def test_what_is_set_by_hand_does_not_unmake_a_row() -> None:
             row_overrides(ROWS["paper"], "smoke", {key: 2})
 
 
+def test_another_image_encoder_is_for_the_row_that_attends_to_its_tokens() -> None:
+    given = {"condition.image_encoder": "folder-of-clip"}
+    assert row_config(ROWS["cross-attention"], "smoke", given).condition.image_encoder == "folder-of-clip"
+    others = [row for row in table_rows() if row.name != "cross-attention"]
+    assert all(row_config(row, "smoke", given) == row_config(row, "smoke", {}) for row in others)
+
+
 def test_our_rows_lead_from_the_paper_to_the_default_and_on_one_change_at_a_time() -> None:
     names = [row.name for row in table_rows() if "ours" in row.tables]
     ladder = ["paper", "channel-weights", "v-prediction", "min-snr", "one-hot", "slice-offset", "overlap-2", "ours"]
