@@ -192,9 +192,9 @@ def _recipes(row: _Row, catalog: Catalog, prepared: "Prepared") -> Iterator["Rec
 
     from gem3d_core.pieces import save_recipe
     from gem3d_core.resampling import Recipe
-    from gem3d_core.seeds import derive_seed
     from tasks.inputs import read_rows, read_slices
     from tasks.latents import stored_condition
+    from tasks.resample import noise_seed
     from tasks.synthetic import paired_recipe
 
     latents, informed = catalog.get(row.data.latents), catalog.get(row.informed)
@@ -208,7 +208,7 @@ def _recipes(row: _Row, catalog: Catalog, prepared: "Prepared") -> Iterator["Rec
             outline=torch.from_numpy(prepared.outline(case)),
             informed=torch.from_numpy(informed_slice),
             p=float(draw["p"]),
-            seed=derive_seed(row.run.seed, "volume", 0, case, "true"),
+            seed=noise_seed(row.run.seed, 0, case, "true"),
             condition=stored_condition(catalog, latents, case),
         )
         yield save_recipe(row.folder, recipe)

@@ -16,7 +16,9 @@ from gem3d_core.schedule import Schedule
 from gem3d_core.settings import Precision, SampleSpec
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
+"""x_t (N, c, h, w) float32 and t (N,) int64 -> the clean latent x_0 that is expected, (N, c, h, w) float32."""
 Predict = Callable[[Tensor, Tensor], Tensor]
+"""The same x_t and t -> what the network predicts, eps, v or x_0, (N, c, h, w), in the precision of its arithmetic."""
 
 
 def predict_slices(network: SliceNetwork | WindowNetwork, cond: Conditions) -> Predict:

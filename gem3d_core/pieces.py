@@ -122,8 +122,11 @@ def save_recipe(folder: Path, recipe: Recipe) -> RecipeFacts:
 
 
 def load_drawn(folder: Path, name: str) -> Drawn:
-    """A finished volume."""
-    stored = load_file(folder / "drawn" / f"{name}.safetensors")
+    """A finished volume. Raises BadInput where it is not there."""
+    path = folder / "drawn" / f"{name}.safetensors"
+    if not path.exists():
+        raise BadInput(f"{path} is not there: bring it back, or give the command of the pieces again until all is done")
+    stored = load_file(path)
     return Drawn(name, stored["slices"].float(), tuple(stored["borders"].tolist()))
 
 
@@ -172,7 +175,6 @@ def _train(
         seed=system.seed,
         folder=str(folder / stage.folder / "checkpoints"),
         emphasis=system.emphasis,
-        codec=str(folder / "codec") if stage.facts.condition.injection == "cross_attention" else None,
         slice_weights=None if before is None else str(folder / before / "weights.safetensors"),
     )
 

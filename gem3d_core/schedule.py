@@ -49,7 +49,7 @@ class Schedule:
         return alpha * x - sigma * prediction
 
     def weight(self, t: Tensor) -> Tensor:
-        """Weight of the squared error at t (N,).
+        """Weight of the squared error at t (N,): all alike, or min-SNR-gamma (Hang et al.).
 
         For v the min-SNR weight is (min(SNR, gamma) + 1) / (SNR + 1): unlike min(SNR, gamma) / (SNR + 1) it does
         not vanish at zero terminal SNR, where the first sampling step stands.
@@ -87,7 +87,8 @@ class Schedule:
 def make_schedule(spec: DiffusionSpec) -> Schedule:
     """The schedule of a specification.
 
-    cosine: abar of Nichol and Dhariwal without their clip of beta, so that abar ends at 0.
+    cosine: abar of Nichol and Dhariwal without their clip of beta, so that abar ends at 0 (zero terminal SNR, as Lin
+    et al. want it).
     scaled_linear: beta linear in its square root from 0.00085 to 0.0120 [release].
     """
     if spec.schedule == "cosine":

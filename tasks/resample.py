@@ -208,14 +208,14 @@ def _recipes(
             outline=torch.from_numpy(outlines[entry.name]),
             informed=torch.from_numpy(entry.informed.astype(np.float32)),
             p=float(cast("float", entry.row["p"])),
-            seed=noise_seed(seed, repeat, entry),
+            seed=noise_seed(seed, repeat, entry.case, str(entry.row["variant"])),
             condition=None if entry.augmented else stored_condition(inputs.catalog, inputs.latents, entry.case),
         )
 
 
-def noise_seed(seed: int, repeat: int, entry: _Entry) -> int:
-    """The seed of all noise of one volume."""
-    return derive_seed(seed, "volume", repeat, entry.case, str(entry.row["variant"]))
+def noise_seed(seed: int, repeat: int, case: str, variant: str) -> int:
+    """The seed of all noise of one volume; `variant` of its mask: true or augmented."""
+    return derive_seed(seed, "volume", repeat, case, variant)
 
 
 def _write(
@@ -233,7 +233,7 @@ def _write(
     facts = {
         **entry.row,
         "volume": entry.name,
-        "noise_seed": noise_seed(seed, repeat, entry),
+        "noise_seed": noise_seed(seed, repeat, entry.case, str(entry.row["variant"])),
         "edit": entry.edit,
         "intensity": json.dumps(intensity.to_dict()),
         "mapped_by": mapped_by,

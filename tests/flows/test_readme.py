@@ -63,6 +63,14 @@ def test_stages_and_profiles_are_all_named() -> None:
 
 def test_links_lead_somewhere() -> None:
     for document in (*DOCUMENTS, *sorted((ROOT / "docs" / "results").rglob("*.md"))):
-        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
-            if "://" not in target:
-                assert (document.parent / target).exists(), f"{document.name}: {target}"
+        for target, heading in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", document.read_text()):
+            if "://" in target:
+                continue
+            there = document.parent / target if target else document
+            assert there.exists(), f"{document.name}: {target}"
+            assert not heading or heading in _anchors(there), f"{document.name}: {target}#{heading}"
+
+
+def _anchors(document: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
