@@ -183,12 +183,12 @@ def sampling(setting: Setting, peaks: dict[str, float], compile_until: float) ->
         f"computed: {at_start} times the {effort.seconds:.1f} s of one window, encoded and decoded",
     )  # fmt: skip
 
-    for volumes, compiled in ((1, False), (4, False), (4, True)):
+    for volumes, compiled in ((1, False), (4, False), (1, True), (4, True)):
         spec = replace(setting.ours, batch=2 * volumes)  # both directions of every volume
         if compiled and time.monotonic() > compile_until:
             sys.stderr.write(f"{LAST_COMPILED} s are over: nothing is compiled\n")
             return
-        if compiled:
+        if compiled and not network.fixed_batch:
             network.compile_for_sampling("inductor" if device.type == "cuda" else "eager")
         started = _seconds(lambda s=spec, v=volumes: _draw(model, setting, v, replace(s, steps=2)), device)
         effort = watched(lambda s=spec, v=volumes: _draw(model, setting, v, s), device)[1]

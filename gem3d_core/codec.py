@@ -167,9 +167,10 @@ class KL:
     """A diffusers AutoencoderKL; grey is replicated to its input channels, the latent is the posterior mean.
 
     scale: what the mean is multiplied by for the diffusion; 0.18215 for latent diffusion's KL-f8 [release].
+    batch: slices at once; four of 512x512 keep a GPU busy and hold half of what eight do.
     """
 
-    def __init__(self, model: AutoencoderKL, scale: float, batch: int = 8) -> None:
+    def __init__(self, model: AutoencoderKL, scale: float, batch: int = 4) -> None:
         self.model = model.requires_grad_(requires_grad=False).eval()
         self.scale = scale
         self.batch = batch
