@@ -3,6 +3,7 @@
 `python benchmarks/recorded.py PROFILE...` lays out tables.md anew from tables.json, with today's captions and claims.
 """
 
+import argparse
 import json
 import sys
 from collections.abc import Iterable
@@ -63,5 +64,8 @@ def _runs(document: Document) -> list[str]:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kept = sorted(path.parent.name for path in RESULTS.glob(f"*/{NUMBERS}"))
+    parser.add_argument("profiles", nargs="+", choices=kept, metavar="PROFILE", help=f"one of {', '.join(kept)}")
+    for name in parser.parse_args().profiles:
         lay_out(name)

@@ -31,8 +31,8 @@ from flows.environment import prepare_environment, quieten
 
 if TYPE_CHECKING:
     from flows.tables import TablesParameters
-    from gem3d_core.pieces import RecipeFacts, TrainingStage
-    from gem3d_core.system_tables import System
+    from gem3d_core.pieces import PackedSystem, RecipeFacts, TrainingStage
+    from gem3d_core.system_tables import Cost, System
     from tasks.inputs import DatasetRefs, Prepared, Source
     from tasks.stage import Run
     from tasks.synthetic import Synthetic
@@ -220,32 +220,25 @@ def _recipes(row: _Row, catalog: Catalog, prepared: "Prepared") -> Iterator["Rec
 
 def _score(row: _Row) -> "System":
     """FID and its kin of the volumes for training masks, paired scores of those for test masks."""
-    from gem3d_core.costs import network_cost
-    from gem3d_core.pieces import SECONDS, PackedSystem, trained_seconds
+    from gem3d_core.pieces import PackedSystem
     from gem3d_core.split import evenly
-    from gem3d_core.system_tables import Cost
-    from tasks.fidelity_scores import (
-        SYNTHETIC,
-        continuity_scores,
-        paired_scores,
-        set_scores,
-    )
+    from tasks.fidelity import reading_beside, scores_of
+    from tasks.fidelity_scores import SYNTHETIC
     from tasks.fidelity_tables import replicates_of
-    from tasks.fidelity_volumes import TRAINING, Reading, read_drawn, read_test, read_training
+    from tasks.fidelity_volumes import read_drawn, read_test, read_training
     from tasks.inputs import open_prepared
     from tasks.progress import Nothing
-    from tasks.real_features import real_features, training_features, without_features
+    from tasks.real_features import real_features, without_features
     from tasks.resample import FLAT
     from tasks.synthetic import Paired, Real
     from tasks.system_scores import scored_system
-    from tasks.weights import open_features, open_lpips
+    from tasks.weights import open_lpips
 
     catalog, config, system = Catalog.open(row.run.catalog), row.config, PackedSystem.read(row.folder)
     sys.stderr.write(f"{row.row.name}: {len(system.recipes)} volumes to score\n")
     prepared = open_prepared(catalog, row.data.prepared)
     of_real = catalog.get(real_features(row.run, row.data).ref)
-    moments, samples = training_features(catalog, of_real)
-    reading = Reading(open_features(config, "cpu")[0], {TRAINING: moments}, {TRAINING: samples})
+    reading = reading_beside(catalog, of_real, config, "cpu")
     train, _ = read_training(prepared, [], Nothing(), config.runtime.threads)
     chosen = set(evenly(evenly(prepared.train, config.masks.count), config.evaluate.fid_volumes))
     asked = [recipe.name for recipe in system.recipes if not recipe.name.startswith(PAIRED_PREFIX)]
@@ -259,23 +252,30 @@ def _score(row: _Row) -> "System":
     lpips, without_lpips = open_lpips(config, prepared, "cpu")
     test = read_test(prepared, pairs, lpips, [], config.runtime.threads)
 
+    values, again = scores_of(reading, [SYNTHETIC], drawn, test, cases, config.evaluate.fid_resamples)
+    replicates = replicates_of(again.to_dict("records"))
+    missing = without_features(of_real) | without_lpips | {"mask agreement": "not measured in pieces"}
+    return scored_system(row.row, values, replicates, {}, missing, _cost(row, system, asked, len(new)))
+
+
+def _cost(row: _Row, system: "PackedSystem", asked: list[str], accepted: int) -> "Cost":
+    """What the other machine needed. asked: volumes for training masks; accepted: how many of them are not flat."""
+    from gem3d_core.costs import network_cost
+    from gem3d_core.pieces import SECONDS, trained_seconds
+    from gem3d_core.system_tables import Cost
+
     seconds = json.loads((row.folder / SECONDS).read_text())
     last = system.trainings[-1].facts
     *_, h, w = load_file(row.folder / "recipes" / f"{asked[0]}.safetensors")["condition"].shape
-    cost = Cost(
+    return Cost(
         parameters=network_cost(last, last.window, (h, w)).parameters,
         steps=" + ".join(str(training.spec.steps) for training in system.trainings),
         training_seconds=sum(trained_seconds(row.folder, training) for training in system.trainings),
         seconds_per_volume=seconds["drawn"] / len(system.recipes),
-        volumes=len(new),
-        rejected=len(asked) - len(new),
+        volumes=accepted,
+        rejected=len(asked) - accepted,
         sampler=f"{system.sample.solver}, {system.sample.steps} steps",
     )
-    values, again = set_scores(reading, [SYNTHETIC], config.evaluate.fid_resamples)
-    values += [*paired_scores(cases, test), *continuity_scores(cases, drawn, test)]
-    replicates = replicates_of(again.to_dict("records"))
-    missing = without_features(of_real) | without_lpips | {"mask agreement": "not measured in pieces"}
-    return scored_system(row.row, values, replicates, {}, missing, cost)
 
 
 def _synthetic(row: _Row, prepared: "Prepared", cases: Iterable[str], prefix: str = "") -> Iterator["Synthetic"]:

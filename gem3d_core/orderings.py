@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-import numpy as np
-
 from gem3d_core.metrics.fidelity import PLANES, Plane
 from gem3d_core.metrics.intervals import Interval, mean_interval
 from gem3d_core.metrics.resampled import spread_interval
@@ -215,7 +213,7 @@ def _itself(value: float) -> float:
 
 
 def _from_one(value: float) -> float:
-    return float(np.abs(value - 1))
+    return abs(value - 1)
 
 
 MS_SSIM = _by_case("MS-SSIM", lambda s: s.ms_ssim, lambda v: -v, _reported_paired(0), lower_is_better=False)
@@ -243,7 +241,7 @@ SURE = (
     "and steps, and batches and learning rates that are the tables' own, were chosen by scores of test volumes of MSD "
     "Task04: on these cases they are not blind. All channels of a latent count alike in the paper's loss; on a "
     "wavelet, whose channels hold very unlike parts of an image, its rows pay for that, and the row with weighed "
-    "channels does not."
+    "channels does not. 3D LDM pays for it, too; Pix2Pix 3D counts grey values in its place."
 )
 EXPECTED: tuple[tuple[str, str, str, tuple[Measure, ...]], ...] = (
     ("Figure 2", REFERENCE, "make-a-volume", (BORDER,)),

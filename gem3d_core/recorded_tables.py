@@ -52,7 +52,8 @@ PICTURED = {
 """Kinds of pictures, after which their files are named."""
 LEFT_OUT = "Parts of the method left out; without volumetric tuning nothing is trained in its place (see Budget)."
 CHANGES = (
-    "Each row with + adds to the row above it, from the paper's configuration to our default; each row with but "
+    "Each row with + adds to the row above it, from the paper's configuration to our default (to a row that was not "
+    "measured where it says so: what is above differs in more); each row with but "
     "changes one thing of the default (key frames, Make-A-Volume: all that they need). How sure the differences are "
     "stands under What each change is worth. Dropped conditions: both in a tenth of the windows, the informed slice "
     "alone in another; guided rows are drawn by the same model. All are drawn with as many steps, also where the "

@@ -135,6 +135,8 @@ def fid_table(systems: Sequence[System], extractor: str, real: System | None = N
     """Table 1: FID of volumes for training masks; last `real`, the held-out volumes as a yardstick."""
     rows = in_table(systems, "1")
     datasets = _datasets(rows)
+    behind = sorted({s.fid["axial"].n_real for s in rows if "axial" in s.fid})
+    real_slices = f"{' or '.join(map(str, behind))} axial slices of them" if behind else "no slices"
     yardstick = [] if real is None else [(real.title, *_fid_cells(real), *[NO_PAPER] * len(datasets))]
     return Table(
         title="Table 1: FID on training masks",
@@ -142,8 +144,8 @@ def fid_table(systems: Sequence[System], extractor: str, real: System | None = N
             f"Frechet distance of drawn to real training volumes in three planes, on features of {extractor} (the "
             "paper: RadImageNet's ResNet-50, and far more slices, so that numbers compare within a column only); "
             "1.96 standard deviations over weights of the volumes on either side (of at most 4000 slices a plane). "
-            "IG, IC: informed slice generated, or another patient's; MA: augmented masks. Right: the paper's own "
-            "figures, axial / coronal / sagittal."
+            f"The real ones: {real_slices}; the fewer, the larger every FID. IG, IC: informed slice generated, or "
+            "another patient's; MA: augmented masks. Right: the paper's own figures, axial / coronal / sagittal."
         ),
         n=_counts(rows, lambda s: s.scored, "volumes"),
         columns=(
@@ -206,7 +208,7 @@ def continuity_table(systems: Sequence[System]) -> Table:
     )
 
 
-def paired_table(systems: Sequence[System], table: str, title: str, told: str = "") -> Table:
+def paired_table(systems: Sequence[System], table: str, title: str) -> Table:
     """Table 2 or 3: MS-SSIM and LPIPS of volumes for test masks."""
     rows = in_table(systems, table)
     datasets = _datasets(rows)
@@ -217,7 +219,7 @@ def paired_table(systems: Sequence[System], table: str, title: str, told: str = 
             "its own middle slice. MS-SSIM (five scales, in [0, 1]) and LPIPS (AlexNet) on axial slices resized "
             "bilinearly to 256 on the shorter side; 95% bootstrap intervals over test cases. "
             "Right: the paper's own figures, "
-            f"MS-SSIM / LPIPS.{told}"
+            "MS-SSIM / LPIPS."
         ),
         n=_counts(rows, _paired_cases, "test volumes"),
         columns=(
@@ -231,8 +233,17 @@ def paired_table(systems: Sequence[System], table: str, title: str, told: str = 
 
 
 def whole_table(systems: Sequence[System], table: str, title: str, told: str) -> Table:
-    """All measures of the rows of one table: the ablations, or what each of our changes brings."""
+    """All measures of the rows of one table: the ablations, or what each of our changes brings.
+
+    A row that stands beside one that is not among them says so: it differs from the row above it in more.
+    """
     rows = in_table(systems, table)
+    names = {None, *(system.name for system in rows)}
+
+    def title_of(system: System) -> str:
+        alone = "" if system.beside in names else f" (on top of {system.beside}, which was not measured)"
+        return f"{system.titled(table)}{alone}"
+
     return Table(
         title=title,
         caption=f"{told} FID, MS-SSIM and LPIPS as in Tables 1 and 2, border and smoothness as under Continuity.",
@@ -244,7 +255,7 @@ def whole_table(systems: Sequence[System], table: str, title: str, told: str) ->
             Column("LPIPS", better="lower"),
             *CONTINUITY,
         ),
-        rows=tuple((s.titled(table), *_fid_cells(s), *_paired_cells(s), _border(s), *_smoothness(s)) for s in rows),
+        rows=tuple((title_of(s), *_fid_cells(s), *_paired_cells(s), _border(s), *_smoothness(s)) for s in rows),
     )
 
 

@@ -20,28 +20,21 @@ STRIDE_WAVES = 8
 """Channels that tell of a window's stride."""
 
 
-class Slots:
-    """The number of slices n of the windows in flight, shared by all volumetric layers of one network."""
-
-    def __init__(self, n: int) -> None:
-        self.n = n
-
-
 class SliceConv(nn.Module):
     """A 1D convolution (kernel 3) over slices after a 2D convolution; the identity at the start."""
 
-    def __init__(self, conv2d: nn.Conv2d, slots: Slots) -> None:
+    def __init__(self, conv2d: nn.Conv2d, n: int) -> None:
         super().__init__()
         self.spatial = conv2d
         self.volumetric = nn.Conv1d(conv2d.out_channels, conv2d.out_channels, 3, padding=1)
-        self.slots = slots
+        self.n = n
         if not self.volumetric.weight.is_meta:
             nn.init.dirac_(self.volumetric.weight)
             nn.init.zeros_(self.bias())
 
     def forward(self, x: Tensor) -> Tensor:
         """((b n) c h w) -> the same; as one 3 x 1 x 1 convolution, which is (b h w) c n without the transposition."""
-        y = rearrange(self.spatial(x), "(b n) c h w -> b c n h w", n=self.slots.n)
+        y = rearrange(self.spatial(x), "(b n) c h w -> b c n h w", n=self.n)
         kernel = rearrange(self.volumetric.weight, "o i k -> o i k 1 1")
         y = nn.functional.conv3d(y, kernel, self.volumetric.bias, padding=(1, 0, 0))
         return rearrange(y, "b c n h w -> (b n) c h w")
@@ -56,14 +49,14 @@ class SliceConv(nn.Module):
 class SliceAttention(nn.Module):
     """Self-attention over the n slices, at every pixel apart, after a 2D attention; adds zero at the start."""
 
-    def __init__(self, spatial: Attention | Transformer2DModel, channels: int, slots: Slots, spec: UNetSpec) -> None:
+    def __init__(self, spatial: Attention | Transformer2DModel, channels: int, n: int, spec: UNetSpec) -> None:
         super().__init__()
         self.spatial = spatial
         self.heads = channels // spec.head_channels
         self.norm = nn.GroupNorm(spec.norm_groups, channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
-        self.slots = slots
+        self.n = n
         if not self.out.weight.is_meta:
             nn.init.zeros_(self.out.weight)
             nn.init.zeros_(self.out.bias)
@@ -74,7 +67,7 @@ class SliceAttention(nn.Module):
         return (self._added(made[0]),) if isinstance(made, tuple) else self._added(made)
 
     def _added(self, x: Tensor) -> Tensor:
-        height, n = x.shape[2], self.slots.n
+        height, n = x.shape[2], self.n
         tokens = rearrange(self.norm(x), "(b n) c h w -> (b h w) n c", n=n)
         q, k, v = rearrange(self.qkv(tokens), "s n (three m d) -> three s m n d", three=3, m=self.heads)
         mixed = nn.functional.scaled_dot_product_attention(q, k, v)
@@ -105,7 +98,7 @@ class Widened(nn.Module):
 class VolumeNetwork(WindowNetwork):
     """A slice network with volumetric layers after every 3 x 3 convolution and every attention.
 
-    Takes over the given network. Equals it exactly until the volumetric layers are trained, whatever n. Where it is
+    Takes over the given network. Equals it exactly until the volumetric layers are trained. Where it is
     trained with known slots (condition.known) these reach it clean, at timestep 0 and marked in a channel; where its
     windows have strides, waves of log2(stride) are such channels too.
     """
@@ -114,9 +107,8 @@ class VolumeNetwork(WindowNetwork):
         super().__init__()
         self.facts = facts
         self.slices = slices
-        slots = Slots(facts.window)
         for unet in slices.unets:
-            _make_volumetric(unet, slots, facts.unet)
+            _make_volumetric(unet, facts.window, facts.unet)
         extra = (1 if facts.condition.known else 0) + (STRIDE_WAVES if facts.condition.strided else 0)
         if extra:
             slices.unet.conv_in = Widened(slices.unet.conv_in, extra, facts.unet.base_channels)
@@ -159,14 +151,14 @@ def stride_waves(stride: Tensor) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
-def _make_volumetric(module: nn.Module, slots: Slots, spec: UNetSpec) -> None:
+def _make_volumetric(module: nn.Module, n: int, spec: UNetSpec) -> None:
     """Put a volumetric layer behind every 3 x 3 convolution and every 2D attention."""
     for name, child in list(module.named_children()):
         if isinstance(child, nn.Conv2d) and child.kernel_size == (3, 3):
-            setattr(module, name, SliceConv(child, slots))
+            setattr(module, name, SliceConv(child, n))
         elif isinstance(child, Attention):
-            setattr(module, name, SliceAttention(child, child.query_dim, slots, spec))
+            setattr(module, name, SliceAttention(child, child.query_dim, n, spec))
         elif isinstance(child, Transformer2DModel):
-            setattr(module, name, SliceAttention(child, child.in_channels, slots, spec))
+            setattr(module, name, SliceAttention(child, child.in_channels, n, spec))
         else:
-            _make_volumetric(child, slots, spec)
+            _make_volumetric(child, n, spec)

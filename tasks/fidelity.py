@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from configs import Config
-from data_catalog import Artifact
+from data_catalog import Artifact, Catalog
 from gem3d_core.metrics.features import LPIPS_TRUNK
 from gem3d_core.split import evenly
 from tasks.fidelity_pictures import PICTURE_ROWS, draw_comparisons, draw_distances
@@ -18,6 +18,7 @@ from tasks.fidelity_scores import (
     FEWEST_EDITED,
     SETS,
     SYNTHETIC,
+    Value,
     continuity_scores,
     nearest_training,
     paired_scores,
@@ -76,14 +77,13 @@ def fidelity(run: Run, data: DatasetRefs, features: str, volume_model: str, volu
         names, cases = ({str(row[key]) for row in shown} for key in ("volume", "mask_case"))
         with accelerator(config) as device:
             lpips, without_scores = open_lpips(config, prepared, device)
-            reading = _reading(work, of_real, config, device)
+            reading = reading_beside(work.catalog, of_real, config, device)
             train, real = read_training(prepared, cases, work.progress, threads)
             paired = draw_paired(work, run, prepared, data.latents, volume_model, device) if prepared.test else []
             test = read_test(prepared, paired, lpips, prepared.test[:PICTURE_ROWS], threads)
             opened = (open_synthetic(work.catalog, *one, threads) for one in zip(repeats, rows, strict=True))
             drawn = read_drawn(reading, opened, train, of_volume, names)
-        values, replicates = set_scores(reading, sets, config.evaluate.fid_resamples)
-        values += [*paired_scores(prepared.test, test), *continuity_scores(prepared.test, drawn, test)]
+        values, replicates = scores_of(reading, sets, drawn, test, prepared.test, config.evaluate.fid_resamples)
         distances = nearest_training(prepared, drawn, train, test)
         near = {of: distances.loc[distances["of"] == of, "distance"].to_numpy() for of in (SYNTHETIC, HELD_OUT)}
         source, groups = open_source(work.catalog, data.source), _pictured(drawn, real, test)
@@ -96,11 +96,19 @@ def fidelity(run: Run, data: DatasetRefs, features: str, volume_model: str, volu
     return run_stage(run, stage, make)
 
 
-def _reading(work: Work, of_real: Artifact, config: Config, device: str) -> Reading:
+def reading_beside(catalog: Catalog, of_real: Artifact, config: Config, device: str) -> Reading:
     """Of drawn volumes, with what is known of the training volumes; without features where those have none."""
-    moments, samples = training_features(work.catalog, of_real)
+    moments, samples = training_features(catalog, of_real)
     features = open_features(config, device)[0] if moments else None
     return Reading(features, {TRAINING: moments}, {TRAINING: samples})
+
+
+def scores_of(
+    reading: Reading, sets: list[str], drawn: DrawnVolumes, test: TestVolumes, cases: list[str], resamples: int
+) -> tuple[list[Value], "pd.DataFrame"]:
+    """All values of what was read, and the replicates of those that are of sets. cases: of the paired volumes."""
+    values, replicates = set_scores(reading, sets, resamples)
+    return [*values, *paired_scores(cases, test), *continuity_scores(cases, drawn, test)], replicates
 
 
 def _compared(accepted_rows: list[Row], masks: set[str]) -> tuple[dict[str, str], dict[str, str]]:

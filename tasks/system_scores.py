@@ -89,11 +89,11 @@ def read_system(catalog: Catalog, row: TableRow, refs: RowRefs) -> System:
     )
     missing = cast("dict[str, str]", measured.meta["missing"]) | _without_judge(refs)
     replicates, agreement = read_replicates(catalog, measured), _agreement(catalog, refs.agreement)
-    titled = _with_encoder(row, cast("dict[str, str]", catalog.get(refs.drawing).meta["condition"]))
+    titled = with_encoder(row, cast("dict[str, str]", catalog.get(refs.drawing).meta["condition"]))
     return scored_system(titled, read_values(catalog, measured), replicates, agreement, missing, cost)
 
 
-def _with_encoder(row: TableRow, condition: Mapping[str, str]) -> TableRow:
+def with_encoder(row: TableRow, condition: Mapping[str, str]) -> TableRow:
     """A row whose informed slice goes through an image encoder says which."""
     if condition["injection"] != "cross_attention":
         return row

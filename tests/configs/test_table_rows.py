@@ -7,6 +7,7 @@ import pytest
 from configs import load, row_config, row_overrides, system_settings, table_rows
 from configs.resolve import profile_names
 from gem3d_core.errors import BadInput
+from gem3d_core.orderings import EXPECTED, REFERENCE
 
 ROWS = {row.name: row for row in table_rows()}
 
@@ -113,6 +114,12 @@ def test_the_papers_figures_stand_where_its_tables_have_them() -> None:
             assert (reported.fid is not None) == ("1" in row.tables)
     assert ROWS["paper"].paper["BraTS"].fid == (2.07, 6.14, 6.33)
     assert ROWS["paper"].paper["AbdomenCT-1K"].paired == (0.727, 0.204)
+
+
+def test_what_is_claimed_is_claimed_of_rows_that_there_are() -> None:
+    claimed = {name for _, better, worse, _ in EXPECTED for name in (better, worse)}
+    assert {REFERENCE, *claimed, *filter(None, (row.beside for row in table_rows()))} <= set(ROWS)
+    assert len(claimed) > 5
 
 
 def test_rows_are_chosen_by_name() -> None:

@@ -17,9 +17,9 @@ def test_it_runs_alone_and_writes_every_row(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     told = json.loads((tmp_path / "gpu.json").read_text())
     rows = [row["what"].split(",")[0].split(":")[0] for row in told["results"]]
-    assert rows == ["training", "training", "Algorithm 1", "ours", "ours", "ours"]
+    assert rows == ["training", "training", "Algorithm 1", "ours", "ours", "ours", "ours"]
     assert all(row["seconds"] > 0 and row["utilisation"] > 0 for row in told["results"])
     assert "times as fast as Algorithm 1" in told["results"][-1]["note"]
     page = (tmp_path / "gpu.md").read_text()
     assert "commit abc" in page
-    assert page.count("| ours: DPM-Solver++") == 3
+    assert page.count("| ours: DPM-Solver++") == 4

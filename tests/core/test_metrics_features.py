@@ -25,9 +25,6 @@ from gem3d_core.metrics.features import (
     radimagenet_resnet50,
 )
 
-WEIGHTS = Path(__file__).resolve().parents[2].parent / "shared" / "weights"
-needs_trunk = pytest.mark.skipif(not (WEIGHTS / LPIPS_TRUNK).is_file(), reason="no shared/weights folder")
-
 
 @pytest.fixture(autouse=True)
 def _empty_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,28 +159,26 @@ def test_a_download_is_kept_only_with_its_checksum(monkeypatch: pytest.MonkeyPat
     server.server_close()
 
 
-@needs_trunk
-def test_lpips_agrees_with_torchmetrics_on_the_same_trunk() -> None:
+def test_lpips_agrees_with_torchmetrics_on_the_same_trunk(trunk_folder: Path) -> None:
     from torchmetrics.functional.image.lpips import _LPIPS
 
     other = _LPIPS(net="alex", pnet_rand=True)
-    trunk = load_file(WEIGHTS / LPIPS_TRUNK)
+    trunk = load_file(trunk_folder / LPIPS_TRUNK)
     names = {key.split(".", 1)[1]: key for key in other.net.state_dict()}
     other.net.load_state_dict({names[key.removeprefix("features.")]: value for key, value in trunk.items()})
     pair = torch.from_numpy(slices(2)).unsqueeze(1).expand(-1, 3, -1, -1)
     with torch.inference_mode():
-        ours = load_lpips(WEIGHTS)(pair[:1], pair[1:])
+        ours = load_lpips(trunk_folder)(pair[:1], pair[1:])
         assert ours.item() == pytest.approx(other(pair[:1], pair[1:]).item(), rel=1e-5)
     assert ours.item() > 0.01
 
 
-@needs_trunk
-def test_lpips_reads_torchvisions_own_download() -> None:
-    full = {**load_file(WEIGHTS / LPIPS_TRUNK), "classifier.1.weight": torch.zeros(1)}
+def test_lpips_reads_torchvisions_own_download(trunk_folder: Path) -> None:
+    full = {**load_file(trunk_folder / LPIPS_TRUNK), "classifier.1.weight": torch.zeros(1)}
     cache = Path(torch.hub.get_dir()) / "checkpoints"
     cache.mkdir(parents=True)
     torch.save(full, cache / "alexnet-owt-7be5be79.pth")
-    first, second = load_lpips(None).state_dict(), load_lpips(WEIGHTS).state_dict()
+    first, second = load_lpips(None).state_dict(), load_lpips(trunk_folder).state_dict()
     assert all(torch.equal(first[key], second[key]) for key in second)
 
 

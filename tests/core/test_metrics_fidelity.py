@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gem3d_core.errors import BadInput
-from gem3d_core.metrics.features import LPIPS_TRUNK, load_lpips
+from gem3d_core.metrics.features import load_lpips
 from gem3d_core.metrics.fidelity import (
     PLANES,
     Moments,
@@ -23,8 +23,6 @@ from gem3d_core.metrics.fidelity import (
     ms_ssim,
     plane_slices,
 )
-
-WEIGHTS = Path(__file__).resolve().parents[2].parent / "shared" / "weights"
 
 
 def volume(seed: int, shape: tuple[int, int, int] = (6, 20, 24)) -> np.ndarray:
@@ -157,9 +155,8 @@ def test_slices_outside_the_outline_do_not_flatter_a_pair() -> None:
         ms_ssim(a, b[:2])
 
 
-@pytest.mark.skipif(not (WEIGHTS / LPIPS_TRUNK).is_file(), reason="no shared/weights folder")
-def test_lpips_is_zero_for_equal_volumes_and_the_mean_over_slices() -> None:
-    network = load_lpips(WEIGHTS)
+def test_lpips_is_zero_for_equal_volumes_and_the_mean_over_slices(trunk_folder: Path) -> None:
+    network = load_lpips(trunk_folder)
     a, b = volume(8, (2, 32, 40)), volume(9, (2, 32, 40))
     assert lpips_distance(a, a, network) == pytest.approx(0, abs=1e-6)
     single = [lpips_distance(a[k : k + 1], b[k : k + 1], network) for k in range(2)]

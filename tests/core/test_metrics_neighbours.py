@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from torchmetrics.image.kid import poly_mmd
+from torchmetrics.image.kid import poly_kernel, poly_mmd
 
 from gem3d_core.errors import BadInput
 from gem3d_core.metrics import neighbours
@@ -33,6 +33,16 @@ def test_subsets_of_unequal_sets_are_seeded() -> None:
     a, b = vectors(60, 0), vectors(40, 1, 0.5)
     assert kernel_distance(a, b, seed=1) == kernel_distance(a, b, seed=1)
     assert kernel_distance(a, b, seed=1) == pytest.approx(kernel_distance(a, b, seed=2), rel=0.3)
+
+
+def test_the_mean_over_subsets_is_the_distance_of_the_whole_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of unequal ones: each kind of pair has its own mean, of torchmetrics' kernel."""
+    monkeypatch.setattr(neighbours, "SUBSET", 25)
+    monkeypatch.setattr(neighbours, "SUBSETS", 2000)
+    a, b = vectors(60, 0), vectors(40, 1, 0.5)
+    xx, yy, xy = (poly_kernel(*map(torch.from_numpy, pair)).numpy() for pair in ((a, a), (b, b), (a, b)))
+    within = sum((k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in (xx, yy))
+    assert kernel_distance(a, b) == pytest.approx(within - 2 * xy.mean(), rel=0.03)
 
 
 def shares(real: np.ndarray, synthetic: np.ndarray) -> tuple[float, float]:

@@ -81,6 +81,16 @@ def test_what_is_missing_is_said() -> None:
     assert set(told[7:]) == {Missing("no real volume has the same mask, or it does not change along this axis")}
 
 
+def test_a_row_on_top_of_one_that_was_not_made_says_so() -> None:
+    rows = [system("paper", "ours"), system("second", "ours", beside="paper"), system("last", "ours", beside="third")]
+    titles = [row[0] for row in whole_table(rows, "ours", "Ours", "").rows]
+    assert titles == ["PAPER", "SECOND", "LAST (on top of third, which was not measured)"]
+
+
+def test_the_number_of_real_slices_behind_fid_is_told() -> None:
+    assert "The real ones: 100 axial slices of them" in fid_table([system("a", "1")], "x").caption
+
+
 def test_the_budget_is_told() -> None:
     (row,) = budget_table([system("a", "1")]).printed
     assert row == ["A", "5.80", "1900 + 700", "20.0", "dpm++, 20 steps", "4.50", "9, 1"]

@@ -9,7 +9,7 @@ from configs import TableRow, table_rows
 from gem3d_core.system_tables import Cost, System
 from tasks.fidelity_scores import BORDER, EDITED, PAIRED, SYNTHETIC, Value
 from tasks.fidelity_volumes import HELD_OUT
-from tasks.system_scores import scored_system
+from tasks.system_scores import scored_system, with_encoder
 
 COST = Cost(5_800_000, "1700 + 800", 1200.0, 4.5, volumes=12, rejected=1, sampler="dpm++, 20 steps")
 
@@ -70,3 +70,10 @@ def test_edited_masks_are_what_a_row_with_both_is_about(row: TableRow) -> None:
     assert found.fid["axial"].interval is None
     assert found.neighbours["KID axial"].low is None
     assert found.scored == COST.volumes, "of sets that were not resampled all accepted volumes are compared"
+
+
+def test_a_row_whose_slice_goes_through_an_image_encoder_says_which() -> None:
+    row = next(row for row in table_rows() if row.name == "cross-attention")
+    attending = {"injection": "cross_attention", "image_encoder": "/models/clip-vit-base-patch32"}
+    assert with_encoder(row, attending).title == f"{row.title} (clip-vit-base-patch32)"
+    assert with_encoder(row, {"injection": "concat", "image_encoder": "tf_efficientnet_lite0"}) == row
