@@ -98,6 +98,14 @@ def test_our_rows_lead_from_the_paper_to_the_default_and_on_one_change_at_a_time
         "donor-outline": ["informed.donor"],
         "no-slice": ["condition.informed", "condition.slice_offset"],
         "make-a-volume-ours": ["condition.informed", "condition.slice_offset", "resample.continuation"],
+        "ldm-3d-ours": [
+            "condition.informed",
+            "condition.slice_offset",
+            "diffusion.prediction",
+            "diffusion.weighting",
+            "tune_volume.steps",
+            "tune_volume.warmup",
+        ],
         "paper-ddim": ["resample.solver", "resample.steps"],
     }
 
