@@ -70,7 +70,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Catalog, dict[str, A
         env=kept | {"PREFECT_HOME": str(folder / "prefect")},
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=1800,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
