@@ -96,6 +96,7 @@ def test_our_rows_lead_from_the_paper_to_the_default_and_on_one_change_at_a_time
         "guidance-mask": ["resample.mask_guidance"],
         "guidance-informed": ["resample.informed_guidance"],
         "donor-outline": ["informed.donor"],
+        "codec-mask": ["condition.mask"],
         "no-slice": ["condition.informed", "condition.slice_offset"],
         "make-a-volume-ours": ["condition.informed", "condition.slice_offset", "resample.continuation"],
         "ldm-3d-ours": [
