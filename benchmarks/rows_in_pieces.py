@@ -32,7 +32,7 @@ from flows.environment import prepare_environment, quieten
 if TYPE_CHECKING:
     from flows.tables import TablesParameters
     from gem3d_core.pieces import PackedSystem, RecipeFacts, TrainingStage
-    from gem3d_core.system_tables import Cost, System
+    from gem3d_core.systems import Cost, System
     from tasks.inputs import DatasetRefs, Prepared, Source
     from tasks.stage import Run
     from tasks.synthetic import Synthetic
@@ -262,7 +262,7 @@ def _cost(row: _Row, system: "PackedSystem", asked: list[str], accepted: int) ->
     """What the other machine needed. asked: volumes for training masks; accepted: how many of them are not flat."""
     from gem3d_core.costs import network_cost
     from gem3d_core.pieces import SECONDS, trained_seconds
-    from gem3d_core.system_tables import Cost
+    from gem3d_core.systems import Cost
 
     seconds = json.loads((row.folder / SECONDS).read_text())
     last = system.trainings[-1].facts

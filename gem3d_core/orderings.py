@@ -11,7 +11,7 @@ from gem3d_core.metrics.fidelity import PLANES, Plane
 from gem3d_core.metrics.intervals import Interval, mean_interval
 from gem3d_core.metrics.resampled import spread_interval
 from gem3d_core.report import Cell, Column, Missing, Table
-from gem3d_core.system_tables import ByCase, System, in_table
+from gem3d_core.systems import ByCase, System, in_table
 
 REFERENCE = "paper"
 """The row that the others are compared with: GEM-3D as the paper has it, with another patient's slice."""

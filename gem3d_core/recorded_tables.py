@@ -24,17 +24,14 @@ from gem3d_core.metrics.intervals import Interval
 from gem3d_core.orderings import AIM, Claim, changes_table, claims, claims_tables
 from gem3d_core.report import Table
 from gem3d_core.system_tables import (
-    Cost,
-    Reported,
-    System,
     budget_table,
     continuity_table,
     fid_table,
-    in_table,
     paired_table,
     unbiased_table,
     whole_table,
 )
+from gem3d_core.systems import Cost, Reported, System, in_table
 
 Document = dict[str, Any]
 Plain = Mapping[str, Any]

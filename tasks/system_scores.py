@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from configs import TableRow
 from data_catalog import Catalog
 from gem3d_core.metrics.fidelity import PLANES
-from gem3d_core.system_tables import Cost, Reported, System
+from gem3d_core.systems import Cost, Reported, System
 from tasks.downstream import MEAN
 from tasks.fidelity_scores import BORDER, EDITED, PAIRED, SYNTHETIC, Value
 from tasks.fidelity_tables import Replicates, fids_of, neighbours_of, read_replicates, read_values

@@ -12,7 +12,8 @@ from data_catalog import Artifact
 from gem3d_core.pictures import PictureRow, across_border, comparison, shared_border
 from gem3d_core.recorded_tables import Document, page, plain_system, with_claims
 from gem3d_core.resampling import Drawn
-from gem3d_core.system_tables import MADE_HERE, System, in_table
+from gem3d_core.system_tables import MADE_HERE
+from gem3d_core.systems import System, in_table
 from tasks.inputs import Prepared, Source, open_prepared, open_source
 from tasks.policy import stage_task
 from tasks.stage import Product, Run, Stage, StageResult, Work, run_stage

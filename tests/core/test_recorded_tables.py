@@ -11,7 +11,7 @@ from gem3d_core.errors import BadInput
 from gem3d_core.metrics.fidelity import PLANES, Fid
 from gem3d_core.metrics.intervals import Interval
 from gem3d_core.recorded_tables import merged, page, plain_system, system_from, with_claims
-from gem3d_core.system_tables import Cost, Reported, System
+from gem3d_core.systems import Cost, Reported, System
 
 CASES = [f"case{k}" for k in range(8)]
 ORDER = ["make-a-volume", "paper", "ours"]

@@ -10,9 +10,6 @@ from gem3d_core.metrics.intervals import Interval
 from gem3d_core.orderings import changes_table, claims, claims_tables
 from gem3d_core.report import Missing
 from gem3d_core.system_tables import (
-    Cost,
-    Reported,
-    System,
     budget_table,
     continuity_table,
     fid_table,
@@ -20,6 +17,7 @@ from gem3d_core.system_tables import (
     unbiased_table,
     whole_table,
 )
+from gem3d_core.systems import Cost, Reported, System
 
 CASES = [f"case{k}" for k in range(8)]
 

@@ -10,7 +10,7 @@ import pytest
 
 from gem3d_core.errors import BadInput
 from gem3d_core.recorded_tables import plain_system, with_claims
-from gem3d_core.system_tables import System
+from gem3d_core.systems import System
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = sorted((ROOT / "docs" / "results").glob("*/tables.json"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import TableRow, table_rows
-from gem3d_core.system_tables import Cost, System
+from gem3d_core.systems import Cost, System
 from tasks.fidelity_scores import BORDER, EDITED, PAIRED, SYNTHETIC, Value
 from tasks.fidelity_volumes import HELD_OUT
 from tasks.system_scores import scored_system, with_encoder
