@@ -1,0 +1,161 @@
+"""Rows of the tables packed for another machine: latents, codec, trainings, and a recipe for each volume to draw."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from configs import Config, TableRow
+from data_catalog import Catalog
+
+if TYPE_CHECKING:
+    from flows.tables import TablesParameters
+    from gem3d_core.pieces import RecipeFacts, TrainingStage
+    from tasks.inputs import DatasetRefs, Prepared
+    from tasks.stage import Run
+
+PAIRED_PREFIX = "paired-"
+"""Before the case, of a volume for a test mask."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row, the folder that travels, and what its stages up to the informed slices made here."""
+
+    row: TableRow
+    folder: Path
+    run: "Run"
+    data: "DatasetRefs"
+    informed: str
+
+    @property
+    def config(self) -> Config:
+        return self.run.config
+
+
+def prepare_row(settings: "TablesParameters", row: TableRow, folder: Path) -> Row:
+    """A row after the stages that need no GPU; the catalog keeps them."""
+    from flows.parameters import dataset_name, open_run
+    from flows.stages import encode_flow, informed_flow, ingest_flow, preprocess_flow
+    from flows.tables import settings_of
+    from tasks.inputs import DatasetRefs
+
+    named = settings.model_copy(update={"name": dataset_name(str(settings.dataset))})
+    own = settings_of(named, row)
+    _require_what_travels(row, open_run(own).config)
+    source = ingest_flow(named, False).ref
+    prepared = preprocess_flow(named, source).ref
+    latents = encode_flow(own.model_copy(update={"name": named.name}), prepared).ref
+    data = DatasetRefs(source=source, prepared=prepared, latents=latents)
+    return Row(row, folder, open_run(own), data, informed_flow(own, data)[0].ref)
+
+
+def _require_what_travels(row: TableRow, config: Config) -> None:
+    """End where a row takes what does not: image encoders, edited masks, generated slices."""
+    asked = {
+        "condition.injection": (config.condition.injection, "concat, controlnet"),
+        "masks.use": (config.masks.use, "true"),
+        "informed.mode": (config.informed.mode, "cross"),
+    }
+    for key, (found, made) in asked.items():
+        if found not in made.split(", "):
+            sys.exit(f"row {row.name} has {key}={found}: in pieces are made rows with {made}")
+
+
+def pack(rows: list[Row]) -> list[list[str]]:
+    """Pack rows; returns their names, those that share a training together and the one that makes it first."""
+    for row in rows:
+        if row.folder.exists():
+            sys.exit(f"{row.folder} was packed before: give another --to, or take it away to pack all rows again")
+    trained: dict[str, str] = {}
+    encoded: dict[str, str] = {}
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        trainings = _trainings(row, trained)
+        owner = Path(trainings[0].folder).parent.name or row.row.name
+        groups.setdefault(owner, []).append(row.row.name)
+        _write(row, trainings, encoded.setdefault(row.data.latents, row.row.name))
+    return list(groups.values())
+
+
+def _write(row: Row, trainings: tuple["TrainingStage", ...], latents_of: str) -> None:
+    """Latents, where no row before has them, codec, trainings and recipes."""
+    from gem3d_core.pieces import PackedSystem
+    from tasks.inputs import open_prepared
+    from tasks.latents import codec_folder, open_codec
+
+    catalog, folder, config = Catalog.open(row.run.catalog), row.folder, row.config
+    latents, prepared = catalog.get(row.data.latents), open_prepared(catalog, row.data.prepared)
+    folder.mkdir(parents=True, exist_ok=True)
+    if latents_of == row.row.name:
+        (folder / "latents").mkdir(exist_ok=True)
+        for case in prepared.train:
+            name = f"latents/{case}.safetensors"
+            shutil.copyfile(catalog.path(latents, name), folder / name)
+    shutil.copytree(codec_folder(catalog, row.data.latents), folder / "codec", dirs_exist_ok=True)
+    system = PackedSystem(
+        trainings=trainings,
+        latents=_beside(latents_of, row, "latents"),
+        diffusion=config.diffusion,
+        sample=config.resample,
+        labels=tuple(latents.meta["label_ids"]),
+        emphasis=tuple(open_codec(catalog, row.data.latents).emphasis.tolist()),
+        seed=config.seed,
+        recipes=tuple(_recipes(row, catalog, prepared)),
+    )
+    system.write(folder)
+    sys.stderr.write(f"{folder}: {len(system.recipes)} volumes to draw\n")
+
+
+def _trainings(row: Row, trained: dict[str, str]) -> tuple["TrainingStage", ...]:
+    """Those that lead to the network that draws. trained: what rows before train, to their names; is added to."""
+    from gem3d_core.pieces import TrainingStage
+    from tasks.train import drawing_plans, network_facts
+
+    catalog, config, stages = Catalog.open(row.run.catalog), row.config, []
+    identity = f"{row.data.latents} {config.seed} {config.diffusion}"
+    for plan in drawing_plans(config):
+        facts = network_facts(plan, catalog, row.data.latents)
+        identity += f" {plan.stage} {facts} {plan.spec}"
+        owner = trained.setdefault(identity, row.row.name)
+        stages.append(TrainingStage(plan.stage, facts, plan.spec, _beside(owner, row, plan.stage)))
+    return tuple(stages)
+
+
+def _beside(owner: str, row: Row, name: str) -> str:
+    """A folder of a row, seen from another one's."""
+    return name if owner == row.row.name else f"../{owner}/{name}"
+
+
+def _recipes(row: Row, catalog: Catalog, prepared: "Prepared") -> Iterator["RecipeFacts"]:
+    """A volume for each training mask that is drawn for, and for each test mask with its own slice."""
+    import torch
+
+    from gem3d_core.pieces import save_recipe
+    from gem3d_core.resampling import Recipe
+    from tasks.inputs import read_rows, read_slices
+    from tasks.latents import stored_condition
+    from tasks.resample import noise_seed
+    from tasks.synthetic import paired_recipe
+
+    latents, informed = catalog.get(row.data.latents), catalog.get(row.informed)
+    draws = read_rows(catalog.path(informed, "draws.parquet"))
+    slices = read_slices(catalog.path(informed, "informed.nii.gz"))
+    for draw, informed_slice in zip(draws, slices, strict=True):
+        case = str(draw["case"])
+        recipe = Recipe(
+            name=case,
+            mask=torch.from_numpy(prepared.mask(case)),
+            outline=torch.from_numpy(prepared.outline(case)),
+            informed=torch.from_numpy(informed_slice),
+            p=float(draw["p"]),
+            seed=noise_seed(row.run.seed, 0, case, "true"),
+            condition=stored_condition(catalog, latents, case),
+        )
+        yield save_recipe(row.folder, recipe)
+    for case in prepared.test[: row.config.evaluate.paired_cases]:
+        recipe = paired_recipe(prepared, case, prepared.image(case), row.run.seed)
+        condition = stored_condition(catalog, latents, case)
+        yield save_recipe(row.folder, replace(recipe, name=f"{PAIRED_PREFIX}{case}", condition=condition))
