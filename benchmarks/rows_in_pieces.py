@@ -12,10 +12,9 @@ seconds.json and system.json have to come back, and seconds.json of the rows who
 """
 
 import argparse
-import json
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -84,7 +83,7 @@ def _score(row: Row) -> "System":
     from tasks.inputs import open_prepared
     from tasks.progress import Nothing
     from tasks.real_features import real_features, without_features
-    from tasks.resample import FLAT
+    from tasks.resample import FLAT, volume_name
     from tasks.synthetic import Paired, Real
     from tasks.system_scores import scored_system
     from tasks.weights import open_lpips
@@ -97,13 +96,13 @@ def _score(row: Row) -> "System":
     train, _ = read_training(prepared, [], Nothing(), config.runtime.threads)
     chosen = set(evenly(evenly(prepared.train, config.masks.count), config.evaluate.fid_volumes))
     asked = [recipe.name for recipe in system.recipes if not recipe.name.startswith(PAIRED_PREFIX)]
-    new = [one.name for one in _synthetic(row, prepared, asked) if one.slices[one.outline].std() > FLAT]
-    drawn = read_drawn(
-        reading, [_synthetic(row, prepared, new)], train, {name: SYNTHETIC for name in new if name in chosen}, []
-    )
+    named = {volume_name(0, index): case for index, case in enumerate(asked)}
+    new = {one.name: one.case for one in _synthetic(row, prepared, named) if one.slices[one.outline].std() > FLAT}
+    counted = {name: SYNTHETIC for name, case in new.items() if case in chosen}
+    drawn = read_drawn(reading, [_synthetic(row, prepared, new)], train, counted, [])
     cases = prepared.test[: config.evaluate.paired_cases]
     real = (Real(prepared.image(case), prepared.mask(case)) for case in cases)
-    pairs = map(Paired, _synthetic(row, prepared, cases, PAIRED_PREFIX), real)
+    pairs = map(Paired, _synthetic(row, prepared, {case: case for case in cases}, PAIRED_PREFIX), real)
     lpips, without_lpips = open_lpips(config, prepared, "cpu")
     test = read_test(prepared, pairs, lpips, [], config.runtime.threads)
 
@@ -116,31 +115,30 @@ def _score(row: Row) -> "System":
 def _cost(row: Row, system: "PackedSystem", asked: list[str], accepted: int) -> "Cost":
     """What the other machine needed. asked: volumes for training masks; accepted: how many of them are not flat."""
     from gem3d_core.costs import network_cost
-    from gem3d_core.pieces import SECONDS, trained_seconds
+    from gem3d_core.pieces import drawing_seconds, trained_seconds
     from gem3d_core.systems import Cost
 
-    seconds = json.loads((row.folder / SECONDS).read_text())
     last = system.trainings[-1].facts
     *_, h, w = load_file(row.folder / "recipes" / f"{asked[0]}.safetensors")["condition"].shape
     return Cost(
         parameters=network_cost(last, last.window, (h, w)).parameters,
         steps=" + ".join(str(training.spec.steps) for training in system.trainings),
         training_seconds=sum(trained_seconds(row.folder, training) for training in system.trainings),
-        seconds_per_volume=seconds["drawn"] / len(system.recipes),
+        seconds_per_volume=drawing_seconds(row.folder) / len(system.recipes),
         volumes=accepted,
         rejected=len(asked) - accepted,
         sampler=f"{system.sample.solver}, {system.sample.steps} steps",
     )
 
 
-def _synthetic(row: Row, prepared: "Prepared", cases: Iterable[str], prefix: str = "") -> Iterator["Synthetic"]:
-    """What came back."""
+def _synthetic(row: Row, prepared: "Prepared", named: Mapping[str, str], prefix: str = "") -> Iterator["Synthetic"]:
+    """What came back. named: cases of the masks, by the names that `gem3d tables` would give their volumes."""
     from gem3d_core.pieces import load_drawn
     from tasks.synthetic import Synthetic
 
-    for case in cases:
+    for name, case in named.items():
         drawn = load_drawn(row.folder, f"{prefix}{case}")
-        yield Synthetic(case, case, "true", drawn.slices.numpy(), prepared.outline(case), drawn.borders)
+        yield Synthetic(name, case, "true", drawn.slices.numpy(), prepared.outline(case), drawn.borders)
 
 
 def _keep(

@@ -20,7 +20,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -43,11 +43,11 @@ from gem3d_core.schedule import make_schedule
 from gem3d_core.settings import DiffusionSpec, NetworkFacts, SampleSpec, TrainSpec
 from gem3d_core.stopping import Interrupted
 
-SYSTEM, SECONDS = "system.json", "seconds.json"
+SYSTEM, SECONDS, DRAWN = "system.json", "seconds.json", "drawn"
 PROGRESS_EVERY = 100
 """Steps between two lines."""
-TOGETHER = 32
-"""Volumes that share network calls."""
+TOGETHER, AT_FIRST = 32, 4
+"""Volumes that share network calls, at most and as long as it is not known how long one takes."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def save_recipe(folder: Path, recipe: Recipe) -> RecipeFacts:
 
 def load_drawn(folder: Path, name: str) -> Drawn:
     """A finished volume. Raises BadInput where it is not there."""
-    path = folder / "drawn" / f"{name}.safetensors"
+    path = folder / DRAWN / f"{name}.safetensors"
     if not path.exists():
         raise BadInput(f"{path} is not there: bring it back, or give the command of the pieces again until all is done")
     stored = load_file(path)
@@ -132,13 +132,25 @@ def load_drawn(folder: Path, name: str) -> Drawn:
 
 def trained_seconds(folder: Path, training: TrainingStage) -> float:
     """What a training of a system took so far, in all pieces."""
-    return float(_read_seconds((folder / training.folder).parent)[training.name])
+    return _seconds_of((folder / training.folder).parent, training.name)
+
+
+def drawing_seconds(folder: Path) -> float:
+    """What drawing the volumes of a system took so far, in all pieces."""
+    return _seconds_of(folder, DRAWN)
 
 
 def devices_of(folder: Path) -> set[str]:
     """Names of the devices that trained and drew a system."""
     folders = {(folder / training.folder).parent for training in PackedSystem.read(folder).trainings} | {folder}
     return {name for each in folders for name in _read_seconds(each)["devices"]}
+
+
+def _seconds_of(folder: Path, name: str) -> float:
+    counted = _read_seconds(folder)
+    if name not in counted:
+        raise BadInput(f"{folder / SECONDS} does not know how long {name} took: give the command of the pieces again")
+    return float(counted[name])
 
 
 def _read_seconds(folder: Path) -> dict[str, Any]:
@@ -181,11 +193,13 @@ def _train(
     def tell(step: int, loss: float) -> None:
         if step % PROGRESS_EVERY == 0 or step == stage.spec.steps:
             sys.stderr.write(f"{stage.name}: step {step} of {stage.spec.steps}, loss {loss:.4f}\n")
+        if step % stage.spec.checkpoint_every == 0:
+            note()
         if time.monotonic() >= until:
             os.kill(os.getpid(), signal.SIGTERM)  # at which a training writes a checkpoint and ends
 
     try:
-        with _counted((folder / stage.folder).parent, stage.name, device):
+        with _counted((folder / stage.folder).parent, stage.name, device) as note:
             weights, _ = train_job(job, device, tell)
     except Interrupted:
         return False
@@ -195,18 +209,30 @@ def _train(
 
 def _draw(folder: Path, system: PackedSystem, device: torch.device, until: float) -> bool:
     """Draw what is not drawn yet, as many volumes as there is time for; returns whether none is left."""
-    waiting = [r for r in system.recipes if not (folder / "drawn" / f"{r.name}.safetensors").exists()]
+    waiting = [r for r in system.recipes if not (folder / DRAWN / f"{r.name}.safetensors").exists()]
     if not waiting:
         return True
     model, spec = _open(folder, system, device, TOGETHER)
-    with _counted(folder, "drawn", device):
-        for first in range(0, len(waiting), TOGETHER):  # all of a group are finished before the next is begun
-            for drawn in draw_volumes(model, _recipes(folder, waiting[first : first + TOGETHER], until), spec):
-                path = folder / "drawn" / f"{drawn.name}.safetensors"
+    with _counted(folder, DRAWN, device) as note:
+        began, count = time.monotonic(), 0
+        while count < len(waiting) and (now := time.monotonic()) < until:
+            group = waiting[count : count + _together(count, now - began, until - now)]
+            for drawn in draw_volumes(model, _recipes(folder, group, until), spec):
+                path = folder / DRAWN / f"{drawn.name}.safetensors"
                 path.parent.mkdir(exist_ok=True)
                 with atomic(path) as building:
                     save_file({"slices": drawn.slices.half(), "borders": torch.tensor(drawn.borders)}, building)
-    return all((folder / "drawn" / f"{recipe.name}.safetensors").exists() for recipe in system.recipes)
+                note()
+            count += len(group)
+    return all((folder / DRAWN / f"{recipe.name}.safetensors").exists() for recipe in system.recipes)
+
+
+def _together(count: int, seconds: float, left: float) -> int:
+    """Volumes to begin together, after `count` that took so many seconds: what is likely finished in those left.
+
+    All of a group are finished before the next is begun; a piece that is ended meanwhile loses what is in flight.
+    """
+    return max(1, min(TOGETHER, int(count * left / seconds))) if count else AT_FIRST
 
 
 def _recipes(folder: Path, waiting: list[RecipeFacts], until: float) -> Iterator[Recipe]:
@@ -243,19 +269,26 @@ def _open(folder: Path, system: PackedSystem, device: torch.device, volumes: int
 
 
 @contextmanager
-def _counted(folder: Path, name: str, device: torch.device) -> Iterator[None]:
-    """Add the seconds of the block, and the device, to what seconds.json holds."""
-    began = time.monotonic()
-    try:
-        yield
-    finally:
-        path = folder / SECONDS
-        counted: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-        counted[name] = counted.get(name, 0.0) + time.monotonic() - began
-        here = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-        counted["devices"] = sorted({here, *counted.get("devices", [])})
+def _counted(folder: Path, name: str, device: torch.device) -> Iterator[Callable[[], None]]:
+    """Add the seconds of the block, and the device, to what seconds.json holds: at its end, and at every call.
+
+    So a piece that is killed loses no more than the seconds since the last call.
+    """
+    path, began = folder / SECONDS, time.monotonic()
+    counted: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    before = counted.get(name, 0.0)
+    here = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    counted["devices"] = sorted({here, *counted.get("devices", [])})
+
+    def note() -> None:
+        counted[name] = before + time.monotonic() - began
         with atomic(path) as building:
             building.write_text(json.dumps(counted))
+
+    try:
+        yield note
+    finally:
+        note()
 
 
 def main() -> None:

@@ -109,6 +109,9 @@ def merged(earlier: Plain, later: Document, order: Sequence[str]) -> Document:
         now = later["shared"].get(key)
         if _plain(before) != _plain(now):
             raise BadInput(f"rows with {key} {before!r} and {now!r} do not stand in one table")
+    volumes, others = _volumes(earlier["rows"]), _volumes(later["rows"])
+    if volumes and others and not volumes & others:
+        raise BadInput(f"rows whose volumes are named like {min(volumes)} and like {min(others)} cannot be paired")
     made = {row["name"] for row in later["rows"]}
     kept = [row for row in earlier["rows"] if row["name"] not in made]
     place = {name: number for number, name in enumerate(order)}
@@ -120,6 +123,11 @@ def merged(earlier: Plain, later: Document, order: Sequence[str]) -> Document:
         | {"rows": rows, "failed": failed, "seconds": SEVERAL if kept else later["seconds"]}
         | {"held_out": _judged(earlier["held_out"], later["held_out"])}
     )
+
+
+def _volumes(rows: Sequence[Plain]) -> set[str]:
+    """Names of the volumes for training masks, by which scores of two rows are paired."""
+    return {name for row in rows for values in (row["border"], *row["smoothness"].values()) for name in values}
 
 
 def _plain(setting: object) -> object:

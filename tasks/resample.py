@@ -142,6 +142,11 @@ def resample(run: Run, data: DatasetRefs, volume_model: str, informed: str, mask
     return run_stage(run, stage, make)
 
 
+def volume_name(repeat: int, index: int) -> str:
+    """The name of a new volume, by its repeat and its place among the masks that are drawn for."""
+    return f"gem{repeat}_{index:04d}"
+
+
 def _entries(inputs: _Inputs, informed: Artifact, repeat: int) -> tuple[list[_Entry], list[str]]:
     """The volumes of a repeat, and what is left out because no edit of its mask was accepted."""
     edits = _edits(inputs)
@@ -150,7 +155,7 @@ def _entries(inputs: _Inputs, informed: Artifact, repeat: int) -> tuple[list[_En
     rows = read_rows(inputs.catalog.path(informed, "draws.parquet"))
     for index, (row, informed_slice) in enumerate(zip(rows, slices, strict=True)):
         case = str(row["case"])
-        name = f"gem{repeat}_{index:04d}"
+        name = volume_name(repeat, index)
         if row["variant"] == "true":
             entries.append(_Entry(name, row, informed_slice, inputs.prepared.cases[case].geometry, None))
         elif (edit := edits[case])["accepted"]:

@@ -15,7 +15,7 @@ from gem3d_core import pieces
 from gem3d_core.codec import Haar
 from gem3d_core.errors import BadInput
 from gem3d_core.pieces import PackedSystem, TrainingStage, load_drawn, save_recipe, work
-from gem3d_core.resampling import Recipe
+from gem3d_core.resampling import Recipe, draw_volumes
 from gem3d_core.settings import ConditionSpec, DiffusionSpec, NetworkFacts, SampleSpec, TrainSpec, UNetSpec
 
 UNET = UNetSpec(base_channels=8, multipliers=(1, 2), blocks=1, attention_at=(2,), head_channels=4, norm_groups=4)
@@ -52,6 +52,46 @@ def folder(tmp_path: Path) -> Path:
     return packed
 
 
+def make_whole(folder: Path) -> None:
+    """Train a network of whole volumes adversarially, in place of the two of windows."""
+    condition = ConditionSpec(window=8, informed=False, slice_offset=False)
+    system = PackedSystem.read(folder)
+    last = system.trainings[-1]
+    facts = replace(last.facts, kind="whole", condition=condition)
+    replace(system, trainings=(replace(last, facts=facts, spec=replace(last.spec, objective="adversarial")),)).write(
+        folder
+    )
+
+
+def test_what_is_begun_together_is_likely_finished_in_the_seconds_left() -> None:
+    assert pieces._together(0, 0.0, 500.0) == pieces.AT_FIRST
+    assert pieces._together(4, 2.0, 500.0) == pieces.TOGETHER
+    assert pieces._together(4, 100.0, 80.0) == 3
+    assert pieces._together(4, 100.0, 3.0) == 1
+
+
+def test_a_piece_that_is_killed_loses_no_seconds_of_what_it_finished(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before a block is left, so that what it wrote until then is all that there is."""
+    assert work(folder, CPU, seconds=600)
+    before = pieces.drawing_seconds(folder)
+    (folder / "drawn" / "v2.safetensors").unlink()
+    saved: list[float] = []
+
+    def killed(*arguments: object) -> object:
+        for drawn in draw_volumes(*arguments):
+            yield drawn
+            saved.append(pieces.drawing_seconds(folder))  # as the next piece, or scoring, would find it
+
+    monkeypatch.setattr(pieces, "draw_volumes", killed)
+    assert work(folder, CPU, seconds=600)
+    assert saved[0] > before
+    (folder / "seconds.json").write_text('{"devices": []}')
+    with pytest.raises(BadInput, match=r"seconds\.json does not know how long drawn took"):
+        pieces.drawing_seconds(folder)
+
+
 def test_a_system_outlives_being_written_down(folder: Path, tmp_path: Path) -> None:
     system = PackedSystem.read(folder)
     (tmp_path / "again").mkdir()
@@ -63,9 +103,13 @@ def test_a_system_outlives_being_written_down(folder: Path, tmp_path: Path) -> N
         work(tmp_path / "again", CPU, seconds=60)
 
 
+@pytest.mark.parametrize("kind", ["windows", "whole"])
 def test_pieces_come_to_what_one_go_comes_to(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    kind: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    if kind == "whole":
+        make_whole(folder)
+    stages = [stage.name for stage in PackedSystem.read(folder).trainings]
     whole = tmp_path / "whole"
     shutil.copytree(folder, whole)
     assert work(whole, CPU, seconds=600)
@@ -74,12 +118,12 @@ def test_pieces_come_to_what_one_go_comes_to(
     now = [0.0]
     monkeypatch.setattr(pieces.time, "monotonic", lambda: now.__setitem__(0, now[0] + 1) or now[0])
     count = 1
-    while not work(folder, CPU, seconds=4):
+    while not work(folder, CPU, seconds=6):
         count += 1
         assert count < 40
     assert count > 3
     assert "tune-volume: step 6 of 6" in capsys.readouterr().err
-    for stage in ("train-slices", "tune-volume"):
+    for stage in stages:
         ours, theirs = (load_file(one / stage / "weights.safetensors") for one in (folder, whole))
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     for name in ("v0", "v1", "v2"):

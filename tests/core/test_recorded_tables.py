@@ -129,6 +129,15 @@ def test_a_yardstick_that_was_judged_stays() -> None:
     assert merged(later, judged, ORDER)["held_out"] == judged["held_out"]
 
 
+def test_rows_whose_volumes_are_named_otherwise_are_refused() -> None:
+    other = document(paper=0.5)
+    for row in other["rows"]:
+        row["border"] = {f"gem0_{name}": value for name, value in row["border"].items()}
+        row["smoothness"] = {}
+    with pytest.raises(BadInput, match="volumes are named like case0 and like gem0_case0 cannot be paired"):
+        merged(document(ours=0.8), other, ORDER)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "told"),
     [

@@ -57,6 +57,7 @@ def test_rows_are_packed_drawn_elsewhere_and_scored(tmp_path: Path) -> None:
     assert [row["name"] for row in document["rows"]] == ["paper", "no-tuning", "ours", "ours-10"]
     assert [row["cost"]["steps"] for row in document["rows"]] == ["12 + 3", "12", "12 + 3", "12 + 3"]
     for row in document["rows"]:
+        assert min(row["border"]) == "gem0_0000", "as gem3d tables names its volumes"
         assert sorted(row["fid"]) == ["axial", "coronal", "sagittal"]
         assert len(row["ms_ssim"]) >= 1
         assert row["cost"]["training_seconds"] > 0
