@@ -27,16 +27,16 @@ class WholeNetwork(WindowNetwork):
         from monai.networks.nets import DiffusionModelUNet
 
         self.facts = facts
-        spec, attention = facts.unet, has_attention(facts.unet)
+        spec = facts.unet
         self.unet = DiffusionModelUNet(
             spatial_dims=3,
             in_channels=2**LEVELS * _inputs(facts),
             out_channels=2**LEVELS * facts.latent_channels,
             num_res_blocks=spec.blocks,
             channels=widths(spec),
-            attention_levels=attention,
+            attention_levels=has_attention(spec),
             norm_num_groups=spec.norm_groups,
-            num_head_channels=[spec.head_channels if a else 0 for a in attention],
+            num_head_channels=spec.head_channels,  # the middle attends whatever the levels do
         )
 
     def forward(self, x: Tensor, t: Tensor, cond: Conditions) -> Tensor:

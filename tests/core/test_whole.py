@@ -77,6 +77,14 @@ def test_volumes_shorter_and_deeper_than_the_window_are_drawn(Z: int) -> None:
     assert bool(drawn["v"].isfinite().all())
 
 
+def test_the_middle_of_the_network_attends_whatever_its_levels_do() -> None:
+    facts = replace(FACTS, unet=replace(UNET, attention_at=(1,), head_channels=4))
+    made, cond = build(facts, 0), conditions(1)
+    with torch.no_grad():
+        drawn = made(noise(1), torch.full((N,), 500), cond)
+    assert drawn.shape == noise(1).shape
+
+
 def example() -> tuple[Example, WholeNetwork, Discriminator]:
     made, cond = network(), conditions()
     discriminator = Discriminator(FACTS)
