@@ -42,6 +42,12 @@ NEEDS = (
         _in_slices,
     ),
     Need(
+        "resample.resample above 1",
+        lambda c: c.resample.resample > 1,
+        "resample.continuation=repaint or known, whose windows repeat steps beside what they continue",
+        lambda c: c.resample.continuation in {"repaint", "known"},
+    ),
+    Need(
         "resample.continuation=known",
         lambda c: c.resample.continuation == "known",
         "condition.known=true",

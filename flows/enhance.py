@@ -13,6 +13,7 @@ from flows.system import draw_volumes, prepare_data, train_models
 from tasks.configuration import store_configuration
 from tasks.downstream import arms_of
 from tasks.inputs import DatasetRefs
+from tasks.latents import require_encoder
 from tasks.showing import show_summary
 from tasks.stage import stages_of
 
@@ -29,6 +30,7 @@ def enhance_dataset(params: EnhanceParameters = EnhanceParameters()) -> Summary:
         }
     )
     run = open_run(settings)
+    require_encoder(run.config.condition)
     stages_of(run.config, params.until)  # refuses a stage that the system does without
     baseline = baseline_of(settings, run)
     store_configuration(run)

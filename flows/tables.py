@@ -22,6 +22,7 @@ from tasks.downstream import arms_of, downstream
 from tasks.fidelity import fidelity
 from tasks.informed import needs_position_model
 from tasks.inputs import DatasetRefs
+from tasks.latents import require_encoder
 from tasks.real_features import real_features
 from tasks.showing import show_tables
 from tasks.system_scores import RowRefs
@@ -62,7 +63,7 @@ def reproduce_tables(params: TablesParameters = TablesParameters()) -> TablesSum
     settings = params.model_copy(update={"dataset": folder, "name": name, "run_id": run_id})
     of_rows = {row.name: settings_of(settings, row) for row in rows}
     for own in of_rows.values():
-        open_run(own)  # refuses what does not fit before anything is trained
+        require_encoder(open_run(own).config.condition)  # refuses what does not fit before anything is trained
     plain_first = sorted(rows, key=lambda row: len(row.settings))  # whose configuration stands for a shared model
 
     ledger = Ledger(open_run(settings))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from data_catalog import Artifact, Catalog
 from gem3d_core.codec import Codec, load_codec
+from gem3d_core.image_encoders import blank
 from gem3d_core.settings import ConditionSpec
 from tasks.inputs import hash_folder
 
@@ -25,6 +26,12 @@ def encoder_files(condition: ConditionSpec) -> dict[str, str]:
     """Content hashes of an image encoder that lies in a folder; one of a package has its version."""
     folder = Path(condition.image_encoder)
     return hash_folder(folder) if condition.injection == "cross_attention" and folder.is_dir() else {}
+
+
+def require_encoder(condition: ConditionSpec) -> None:
+    """Raise NotAvailable, before hours of training, where an image encoder that is asked for cannot be had."""
+    if condition.injection == "cross_attention":
+        blank(condition.image_encoder)
 
 
 def stored_condition(catalog: Catalog, latents: Artifact, case: str) -> Tensor:
