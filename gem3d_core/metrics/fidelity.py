@@ -5,7 +5,7 @@ Volumes are prepared slices (Z, H, W) in [-1, 1]: Z foot to head, H back to fron
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -103,21 +103,6 @@ def slice_features(
     for plane in PLANES:
         for slices in _batches(volume, outline, plane, batch):
             yield plane, features(slices)
-
-
-def feature_moments(
-    volumes: Iterable[tuple[Volume, Outline]], features: Features, batch: int = 16
-) -> dict[Plane, Moments]:
-    """Feature moments of each plane over a stream of (volume, outline), both (Z, H, W); see `slice_features`.
-
-    One volume is held at a time. Planes without a slice are missing from the result.
-    """
-    moments: dict[Plane, Moments] = {}
-    for volume, outline in volumes:
-        for plane, vectors in slice_features(volume, outline, features, batch):
-            part = Moments.of(vectors)
-            moments[plane] = moments[plane].merge(part) if plane in moments else part
-    return moments
 
 
 def fid(real: Mapping[Plane, Moments], synthetic: Mapping[Plane, Moments]) -> dict[Plane, Fid]:

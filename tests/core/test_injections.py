@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -198,9 +199,26 @@ def test_efficientnets_tokens_tell_slices_apart() -> None:
     torch.testing.assert_close(encoder.tokens(latents[1:])[0], tokens[1], atol=1e-4, rtol=1e-4)
 
 
-def test_an_encoder_that_is_not_here_is_told_with_what_to_do() -> None:
+def test_a_clip_model_in_a_folder_sees_slices_as_its_own_processing_shows_them(tmp_path: Path) -> None:
+    clip = pytest.importorskip("transformers", reason="a CLIP encoder needs the extra clip")
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = clip.CLIPVisionModel(clip.CLIPVisionConfig(**shape, image_size=32, patch_size=8)).eval()
+    model.save_pretrained(tmp_path)
+    codec = Haar(1, torch.zeros(4), torch.ones(4))
+    grey = 2 * torch.rand(2, 32, 32, generator=torch.Generator().manual_seed(0)) - 1
+    tokens = open_encoder(str(tmp_path), codec, torch.device("cpu")).tokens(codec.encode(grey))
+    assert tokens.shape == (2, blank(str(tmp_path)).count, blank(str(tmp_path)).width) == (2, 17, 32)
+    processing = clip.CLIPImageProcessor(do_resize=False, do_center_crop=False, do_rescale=False)
+    images = [one.repeat(3, 1, 1) for one in (grey + 1) / 2]
+    with torch.no_grad():
+        expected = model(**processing(images, return_tensors="pt", input_data_format="channels_first"))
+    torch.testing.assert_close(tokens, expected.last_hidden_state, atol=1e-4, rtol=1e-4)
+
+
+def test_an_encoder_that_is_not_here_is_told_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(NotAvailable, match=r"or on the hub \(.*\): .pip install"):
-        open_encoder("no-such-folder", Haar(1, torch.zeros(4), torch.ones(4)), torch.device("cpu"))
+        open_encoder(str(tmp_path / "no-such-folder"), Haar(1, torch.zeros(4), torch.ones(4)), torch.device("cpu"))
 
 
 def test_tokens_of_the_informed_slice_are_made_once_for_all_steps() -> None:

