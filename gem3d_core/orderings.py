@@ -238,11 +238,12 @@ SURE = (
     "units, above 0 where it is better, with a 95% interval of the difference over the same cases (FID: over weights "
     "of the volumes, the same for both). An interval that holds 0 says that this budget and these cases do not tell. "
     "Intervals are over cases: every system was trained once, and another seed would give other models; of many lines "
-    "one in twenty comes out by chance. With augmented masks (MA) noise and slices are drawn anew, too. Our overlap "
-    "and steps, and batches and learning rates that are the tables' own, were chosen by scores of test volumes of MSD "
-    "Task04: on these cases they are not blind. All channels of a latent count alike in the paper's loss; on a "
-    "wavelet, whose channels hold very unlike parts of an image, its rows pay for that, and the row with weighed "
-    "channels does not. 3D LDM pays for it, too; Pix2Pix 3D counts grey values in its place."
+    "one in twenty comes out by chance. With augmented masks (MA) noise and slices are drawn anew, too; where windows "
+    "know nothing of each other (Make-A-Volume, without overlapped inpainting), noise. Our overlap and steps, and "
+    "batches and learning rates that are the tables' own, were chosen by scores of test volumes of MSD Task04: on "
+    "these cases they are not blind. All channels of a latent count alike in the paper's loss; on a wavelet, whose "
+    "channels hold very unlike parts of an image, its rows pay for that, and the row with weighed channels does not. "
+    "3D LDM pays for it, too; Pix2Pix 3D counts grey values in its place."
 )
 EXPECTED: tuple[tuple[str, str, str, tuple[Measure, ...]], ...] = (
     ("Figure 2", REFERENCE, "make-a-volume", (BORDER,)),

@@ -60,6 +60,7 @@ def test_an_unknown_system_is_answered_with_the_nearest() -> None:
             "plan=keyframes needs resample.continuation",
         ),
         ({"system": "make-a-volume", "resample.continuation": "informed"}, "needs condition.informed=true"),
+        ({"resample.resample": 3, "resample.continuation": "informed"}, "needs resample.continuation=repaint or known"),
         ({"resample.informed_guidance": 2.0}, "informed_guidance needs condition.drop_informed above 0"),
         (
             {"resample.mask_guidance": 2.0, "condition.drop_mask": 0.1},

@@ -1,14 +1,18 @@
 """Whatever the plan, the process and the way of going on: a perfect denoiser gives its volume back."""
 
+from collections import defaultdict
+from typing import Literal
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gem3d_core.conditions import Conditions
 from gem3d_core.networks import WindowNetwork
 from gem3d_core.sampling import VolumeRequest, sample_volumes
 from gem3d_core.schedule import Schedule, make_schedule
 from gem3d_core.settings import ConditionSpec, DiffusionSpec, NetworkFacts, SampleSpec, UNetSpec
+from gem3d_core.windows import plan_volume
 
 C, SIDE, N = 2, 4, 6
 CPU = torch.device("cpu")
@@ -61,6 +65,36 @@ def test_a_perfect_denoiser_gives_its_volume_back(process: DiffusionSpec, spec: 
         torch.testing.assert_close(drawn, volume, atol=2e-4, rtol=0)
         if spec.plan == "keyframes" and Z > 2 * N:
             assert 3 in oracle.strides
+
+
+@pytest.mark.parametrize("continuation", ["repaint", "known"])
+def test_what_a_window_continues_has_the_spread_of_its_timestep_at_every_step(
+    continuation: Literal["repaint", "known"],
+) -> None:
+    schedule, Z, start = make_schedule(DiffusionSpec()), 40, 17
+    spec = SampleSpec(steps=5, overlap=3, continuation=continuation, batch=1)
+    volume = torch.randn(Z, C, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(Z, dtype=torch.float32)[:, None, None, None].expand(Z, 1, SIDE, SIDE)
+    oracle = Oracle(volume, schedule)
+    windows = {w.start: w for w in plan_volume(Z, oracle.facts.condition, start, spec)}
+    noise: dict[int, list[Tensor]] = defaultdict(list)
+
+    def look(_module: nn.Module, args: tuple[Tensor, Tensor, Conditions]) -> None:
+        x, t, cond = args
+        index = cond.mask[:, 0, 0, 0].long()
+        known = list(windows[int(index[0])].known)
+        clean, level = volume[index[known]], t[known]
+        alpha, sigma = (found[:, None, None, None] for found in (schedule.alpha(level), schedule.sigma(level)))
+        noise[int(t[0])].append((x[known] - alpha * clean) / sigma)
+
+    oracle.register_forward_pre_hook(look)
+    requests = [VolumeRequest(f"v{seed}", mask, volume[start], start, seed) for seed in range(12)]
+    dict(sample_volumes(oracle, requests, schedule, spec, CPU))
+    assert sorted(noise, reverse=True) == schedule.timesteps(5)
+    for found in map(torch.cat, noise.values()):
+        assert found.numel() > 12 * 3 * 8 * C * SIDE**2
+        assert float(found.mean()) == pytest.approx(0, abs=0.04)
+        assert float(found.std()) == pytest.approx(1, abs=0.03)
 
 
 def test_known_slots_are_told_with_their_finished_latents() -> None:

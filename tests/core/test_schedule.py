@@ -95,6 +95,12 @@ def test_epsilon_weights_are_min_snr_over_snr() -> None:
     torch.testing.assert_close(weight, (5 / snr).clamp_max(1), rtol=1e-4, atol=1e-6)
 
 
+def test_weights_of_clean_latents_are_min_snr() -> None:
+    schedule = make_schedule(DiffusionSpec(schedule="scaled_linear", prediction="sample"))
+    snr = (schedule.abar / (1 - schedule.abar)).float()
+    torch.testing.assert_close(schedule.weight(torch.arange(1000)), snr.clamp_max(5), rtol=1e-4, atol=1e-6)
+
+
 def test_both_weights_are_the_same_weight_of_the_clean_signal() -> None:
     """An error e in x_0 is e / sigma in v and e alpha / sigma in epsilon: min-SNR plus one differs by that one."""
     t = torch.tensor([300, 600, 900])

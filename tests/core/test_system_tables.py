@@ -52,6 +52,9 @@ def test_a_table_has_its_rows_with_the_papers_figures_beside() -> None:
     table = fid_table(rows, "some-network")
     assert [column.name for column in table.columns[-2:]] == ["paper, BraTS", "paper, AbdomenCT-1K"]
     assert table.printed == [["A", *["10.00 [9.00, 11.00]"] * 3, "12.96 / 62.63 / 62.04", "2.66 / 6.68 / 4.25"]]
+    assert [c.name for c in paired_table([replace(rows[0], tables=("3",))], "3", "Table 3").columns[3:]] == [
+        "paper, BraTS"
+    ]
     paired = paired_table(rows, "2", "Table 2").printed
     assert [row[0] for row in paired] == ["A", "B"]
     assert paired[0][3:] == ["0.817 / 0.234", "-"]

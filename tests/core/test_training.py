@@ -28,6 +28,7 @@ from gem3d_core.models import (
     load_network,
     train_position_model,
     train_slice_model,
+    train_whole_model,
     tune_volume_model,
 )
 from gem3d_core.networks import SliceNetwork
@@ -50,6 +51,7 @@ C, M, N = 2, 2, 4
 SLICE = NetworkFacts("slice", UNET, C, M, ConditionSpec(window=N))
 VOLUME = replace(SLICE, kind="volume")
 POSITION = replace(SLICE, kind="position", mask_channels=0)
+WHOLE = NetworkFacts("whole", UNET, C, M, ConditionSpec(window=16, informed=False, slice_offset=False))
 SPEC = TrainSpec(steps=10, batch=3, slices_per_window=2, warmup=3, ema=0.9, cosine_decay=True, checkpoint_every=3)
 SCHEDULE = make_schedule(DiffusionSpec())
 LOSS = partial(diffusion_loss, schedule=SCHEDULE)
@@ -97,13 +99,15 @@ def stage_one(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
 Run = Callable[[Training], Outcome]
 
 
-@pytest.fixture(params=["slice", "volume", "position"])
+@pytest.fixture(params=["slice", "volume", "position", "whole", "adversarial"])
 def run(request: pytest.FixtureRequest, stage_one: tuple[Path, Outcome]) -> Run:
     weights = stage_one[0] / "weights.safetensors"
     runs: dict[str, Run] = {
         "slice": lambda t: train_slice_model(SLICE, t),
         "volume": lambda t: tune_volume_model(VOLUME, weights, t),
         "position": lambda t: train_position_model(POSITION, t),
+        "whole": lambda t: train_whole_model(WHOLE, t),
+        "adversarial": lambda t: train_whole_model(WHOLE, replace(t, spec=replace(t.spec, objective="adversarial"))),
     }
     return runs[request.param]
 
@@ -114,6 +118,9 @@ def assert_same(found: Outcome, expected: Outcome) -> None:
     assert [name for name in expected[0] if not torch.equal(found[0][name], expected[0][name])] == []
 
 
+@pytest.mark.parametrize(
+    "run", ["slice", "volume", "position", "whole"], indirect=True
+)  # whose loss is a sum of channels
 def test_channels_weigh_as_the_codec_says_or_all_alike(run: Run, tmp_path: Path) -> None:
     def first_loss(*emphasis: float, alike: bool = False) -> float:
         spec = DiffusionSpec(channel_weighting="uniform" if alike else "spread")
@@ -256,11 +263,13 @@ def test_the_models_weights_are_the_average_not_the_raw_ones(run: Run, tmp_path:
     found = load_checkpoint(tmp_path)
     assert found is not None
     groups = found[1]
-    assert set(trained.ema) <= set(weights)
-    for name, average in trained.ema.items():
+    averages = {name: ema for name, ema in trained.ema.items() if not name.startswith("discriminator.")}
+    assert set(averages) <= set(weights)
+    assert not any(name.startswith("discriminator.") for name in weights), "it is not part of the model"
+    for name, average in averages.items():
         assert torch.equal(weights[name], average)
         assert torch.equal(weights[name], groups["ema"][name])
-    assert any(not torch.equal(weights[name], groups["raw"][name]) for name in trained.ema)
+    assert any(not torch.equal(weights[name], groups["raw"][name]) for name in averages)
 
 
 def test_stage_two_starts_from_the_average_of_stage_one_and_leaves_it_alone(

@@ -22,6 +22,10 @@ SYSTEMS: dict[str, dict[str, object]] = {
     "ldm-3d": {"system": "ldm-3d", "tune_volume.steps": 15},
     "pix2pix-3d": {"system": "pix2pix-3d", "tune_volume.steps": 15, "evaluate.downstream": True},
     "no volumetric tuning, cross-attention": {"generator": "slice", "condition.injection": "cross_attention"},
+    "no overlapped inpainting, cross-attention": {
+        "condition.injection": "cross_attention",
+        "resample.continuation": "informed",
+    },
     "ours": {"system": "ours"},
     "all additions at once": {
         "condition.injection": "controlnet",

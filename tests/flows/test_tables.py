@@ -20,8 +20,14 @@ from data_catalog import Catalog
 from gem3d_core.phantoms import write_cohort
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
-ROWS = ["make-a-volume", "paper", "gem3d-ic-ma", "ours"]
-QUICK = {"tables.tune_volume": 3, "tables.train_slices": 12, "tables.whole": 3, "evaluate.paired_cases": 1}
+ROWS = ["make-a-volume", "gem3d-ig-ma", "paper", "gem3d-ic-ma", "ours"]
+QUICK = {
+    "tables.tune_volume": 3,
+    "tables.train_slices": 12,
+    "tables.whole": 3,
+    "tables.train_informed": 8,
+    "evaluate.paired_cases": 1,
+}
 RUN_ALL = """
 import json, sys
 from flows.server import own_server
@@ -43,7 +49,7 @@ with own_server() as wait:
 
     tables._row = interrupted
     shared = dict(dataset=dataset, catalog=catalog, profile="smoke")
-    some = TablesParameters(**shared, rows=rows[:2], overrides=quick)
+    some = TablesParameters(**shared, rows=["make-a-volume", "paper"], overrides=quick)
     whole = some.model_copy(update={"rows": [*rows, "known", "pix2pix-3d"]})  # which learns nothing in three steps
     baseline = {"evaluate.baseline": "make-a-volume", "masks.use": "true"}
     enhance = EnhanceParameters(**shared, overrides=quick | baseline)
@@ -86,7 +92,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 
 def test_the_tables_hold_the_rows_that_were_asked_for(runs: Runs) -> None:
-    for told, rows in ((runs.some, ROWS[:2]), (runs.whole, ROWS)):
+    for told, rows in ((runs.some, ["make-a-volume", "paper"]), (runs.whole, ROWS)):
         document = json.loads(Path(told["numbers"]).read_text())
         assert [row["name"] for row in document["rows"]] == rows
     page = Path(runs.whole["tables"]).read_text()
@@ -99,6 +105,7 @@ def test_the_tables_hold_the_rows_that_were_asked_for(runs: Runs) -> None:
         "What each of our changes brings",
     ]
     assert "| GEM-3D + IC + MA |" in page
+    assert "| GEM-3D + IG + MA |" in page
     assert "12.96 / 62.63 / 62.04" in page
     assert "| concatenation |" in page
     assert "| held-out real volumes |" in page
@@ -113,7 +120,7 @@ def test_every_row_was_measured_and_its_numbers_are_those_of_its_artifacts(runs:
         assert len(row["agreement"]) == min(row["cost"]["volumes"], 2), name  # as many as FID compares
         assert row["cost"]["training_seconds"] > 0
         values = pd.read_parquet(runs.catalog.path(runs.catalog.get(row["artifacts"]["fidelity"]), "values.parquet"))
-        of = "synthetic for edited masks" if name == "gem3d-ic-ma" else "synthetic"
+        of = "synthetic for edited masks" if name.endswith("-ma") else "synthetic"
         fid = values[(values["metric"] == "FID axial") & (values["of"] == of)]["value"].item()
         assert row["fid"]["axial"]["value"] == fid
         interval = row["fid"]["axial"]["interval"]
@@ -122,12 +129,15 @@ def test_every_row_was_measured_and_its_numbers_are_those_of_its_artifacts(runs:
         assert (interval["low"], interval["high"]) == pytest.approx((max(0, fid - reach), fid + reach), rel=1e-3)
     costs = {name: row["cost"] for name, row in rows.items()}
     assert costs["paper"]["steps"] == "12 + 3"
+    assert costs["gem3d-ig-ma"]["steps"] == "12 + 3 + 8", "and the model that generates slices"
     assert costs["make-a-volume"]["parameters"] < costs["paper"]["parameters"], "no channels for an informed slice"
 
 
 def test_what_rows_have_in_common_is_made_once(runs: Runs) -> None:
     rows = {row["name"]: row["artifacts"] for row in json.loads(Path(runs.whole["numbers"]).read_text())["rows"]}
     assert rows["paper"]["models"] == rows["gem3d-ic-ma"]["models"]
+    assert set(rows["paper"]["models"]) < set(rows["gem3d-ig-ma"]["models"])
+    assert rows["paper"]["drawing"] == rows["gem3d-ig-ma"]["drawing"]
     assert rows["paper"]["models"] != rows["ours"]["models"]
     assert len({row["volumes"] for row in rows.values()}) == len(ROWS)
     cached = {stage["name"]: stage["cached"] for stage in runs.whole["stages"]}
@@ -190,6 +200,8 @@ def test_the_dry_run_knows_the_baseline(runs: Runs) -> None:
 
 def test_usage_errors_name_the_nearest(runs: Runs, tmp_path: Path) -> None:
     asked = ["tables", str(runs.dataset), "--profile", "smoke", "--catalog", str(tmp_path / "c")]
+    encoder = ["--rows", "cross-attention", "--set", f"condition.image_encoder={tmp_path / 'no-clip'}"]
+    assert "no CLIP vision model in such a folder" in _gem3d(runs, *asked, *encoder, code=1).stderr
     assert "did you mean 'paper'" in _gem3d(runs, *asked, "--rows", "papers", code=2).stderr
     assert "no system 'make-volume'" in _gem3d(
         runs, "enhance", *asked[1:], "--set", "evaluate.baseline=make-volume", "--dry-run", code=2
