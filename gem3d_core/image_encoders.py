@@ -101,7 +101,7 @@ class _Lite(nn.Module):
 def _clip(name: str, what: str) -> Any:
     """An object of transformers, which may be missing."""
     try:
-        import transformers  # type: ignore[import-not-found]  # it may be missing
+        import transformers  # it may be missing
 
         return getattr(transformers, what).from_pretrained(name)
     except (ImportError, OSError, ValueError) as error:

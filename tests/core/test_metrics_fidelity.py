@@ -129,13 +129,16 @@ def test_paired_scores_are_best_for_equal_volumes_and_fall_with_noise() -> None:
 
 def test_ms_ssim_is_the_published_one_on_slices_resized_to_256() -> None:
     from pytorch_msssim import ms_ssim as published
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as taken
 
     a, b = volume(4, (3, 32, 40)), volume(5, (3, 32, 40))
     b = (0.7 * a + 0.3 * b).astype(np.float32)
     pair = [
         nn.functional.interpolate(torch.from_numpy(one)[:, None], size=(256, 320), mode="bilinear") for one in (a, b)
     ]
-    expected = published(*((one + 1) / 2 for one in pair), data_range=1.0).item()
+    grey = [(one + 1) / 2 for one in pair]
+    assert ms_ssim(a, b, batch=2) == pytest.approx(taken(*grey, data_range=1.0).item(), rel=1e-4)
+    expected = published(*grey, data_range=1.0).item()
     assert ms_ssim(a, b, batch=2) == pytest.approx(expected, rel=2e-3)  # borders are treated differently
     assert published(*pair, data_range=2.0).item() != pytest.approx(expected, rel=5e-3), "what another range would give"
 

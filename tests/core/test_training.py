@@ -118,9 +118,8 @@ def assert_same(found: Outcome, expected: Outcome) -> None:
     assert [name for name in expected[0] if not torch.equal(found[0][name], expected[0][name])] == []
 
 
-@pytest.mark.parametrize(
-    "run", ["slice", "volume", "position", "whole"], indirect=True
-)  # whose loss is a sum of channels
+# the adversarial loss is no sum over channels
+@pytest.mark.parametrize("run", ["slice", "volume", "position", "whole"], indirect=True)
 def test_channels_weigh_as_the_codec_says_or_all_alike(run: Run, tmp_path: Path) -> None:
     def first_loss(*emphasis: float, alike: bool = False) -> float:
         spec = DiffusionSpec(channel_weighting="uniform" if alike else "spread")
