@@ -11,7 +11,7 @@ from configs import Config, TableRow
 from data_catalog import Catalog
 
 if TYPE_CHECKING:
-    from flows.tables import TablesParameters
+    from flows.parameters import TablesParameters
     from gem3d_core.pieces import RecipeFacts, TrainingStage
     from tasks.inputs import DatasetRefs, Prepared
     from tasks.stage import Run
@@ -37,13 +37,12 @@ class Row:
 
 def prepare_row(settings: "TablesParameters", row: TableRow, folder: Path) -> Row:
     """A row after the stages that need no GPU; the catalog keeps them."""
-    from flows.parameters import dataset_name, open_run
+    from flows.parameters import dataset_name, open_run, row_settings
     from flows.stages import encode_flow, informed_flow, ingest_flow, preprocess_flow
-    from flows.tables import settings_of
     from tasks.inputs import DatasetRefs
 
     named = settings.model_copy(update={"name": dataset_name(str(settings.dataset))})
-    own = settings_of(named, row)
+    own = row_settings(named, row)
     _require_what_travels(row, open_run(own).config)
     source = ingest_flow(named, False).ref
     prepared = preprocess_flow(named, source).ref

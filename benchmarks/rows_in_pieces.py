@@ -28,7 +28,7 @@ from data_catalog import Catalog
 from flows.environment import prepare_environment, quieten
 
 if TYPE_CHECKING:
-    from flows.tables import TablesParameters
+    from flows.parameters import TablesParameters
     from gem3d_core.pieces import PackedSystem
     from gem3d_core.systems import Cost, System
     from tasks.inputs import Prepared, Source
@@ -52,7 +52,7 @@ def main() -> None:
     from flows.server import own_server
 
     with own_server() as wait:
-        from flows.tables import TablesParameters
+        from flows.parameters import TablesParameters
 
         wait()
         overrides = {"runtime.device": "cpu", **parse_overrides(given.set)}

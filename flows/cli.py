@@ -130,14 +130,21 @@ def enhance(
         _dry_run(values, as_json=as_json)
         return
 
-    def prepare() -> "Callable[[], Summary]":
+    def check() -> "EnhanceParameters":
+        from flows.parameters import baseline_of, open_run
+
+        parameters = _enhance_parameters(values)
+        baseline_of(parameters, open_run(parameters))
+        return parameters
+
+    def prepare(parameters: "EnhanceParameters") -> "Callable[[], Summary]":
         from flows.enhance import enhance_dataset
 
-        return partial(enhance_dataset, _enhance_parameters(values))
+        return partial(enhance_dataset, parameters)
 
     from flows.telling import tell
 
-    run_flow(prepare, tell, as_json=as_json)
+    run_flow(check, prepare, tell, as_json=as_json)
 
 
 def _enhance_parameters(values: dict[str, object]) -> "EnhanceParameters":
@@ -180,8 +187,12 @@ def resample(
     """New volumes from a trained volume model, under the configuration that it was trained with: a new version of the
     same datasets."""
 
-    def prepare() -> "Callable[[], Summary]":
+    def check() -> dict[str, object]:
         from configs import parse_overrides
+
+        return parse_overrides(overrides or [])
+
+    def prepare(given: dict[str, object]) -> "Callable[[], Summary]":
         from flows.resample import ResampleParameters, resample_dataset
 
         parameters = ResampleParameters(
@@ -190,14 +201,14 @@ def resample(
             factor=factor,
             seed=seed,
             memory=memory,
-            overrides=parse_overrides(overrides or []),
+            overrides=given,
             use_cache=not no_cache,
         )
         return partial(resample_dataset, parameters)
 
     from flows.telling import tell
 
-    run_flow(prepare, tell, as_json=as_json)
+    run_flow(check, prepare, tell, as_json=as_json)
 
 
 @app.command(epilog="Example: gem3d phantoms ./phantoms --cases 12")

@@ -10,7 +10,7 @@ from uuid import uuid4
 from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
-from configs import load, system_settings
+from configs import TableRow, load, row_overrides, system_settings
 from data_catalog import Ref
 from data_catalog.refs import check_name
 from gem3d_core.errors import BadInput
@@ -47,6 +47,20 @@ class EnhanceParameters(Settings):
     until: StageName | None = Field(None, description="Stop after this stage")
 
 
+class TablesParameters(Settings):
+    """Parameters of reproduce-tables; overrides hold for every row, and what makes a row is not among them."""
+
+    rows: list[str] | None = Field(None, description="Rows by name, such as paper, ours; else all")
+    skip_bad: bool = Field(False, description="Go on without faulty cases")
+
+    @field_validator("factor")
+    @classmethod
+    def _drawn_once(cls, factor: int | None) -> int | None:
+        if factor not in {None, 1}:
+            raise ValueError("every row is drawn once")
+        return factor
+
+
 def dataset_folder(settings: Settings) -> str:
     """The dataset that a run is about. Raises BadInput when none is named."""
     folder = settings.dataset or os.environ.get("GEM3D_DATASET")
@@ -74,6 +88,14 @@ def open_run(settings: Settings, ref: str | None = None) -> Run:
         seed=config.seed if settings.seed is None else settings.seed,
         use_cache=settings.use_cache,
     )
+
+
+def row_settings(settings: TablesParameters, row: TableRow) -> TablesParameters:
+    """A row's own: rows share a name in the catalog, so that what two of them have in common is made once."""
+    profile = open_run(settings).config.profile
+    overrides = row_overrides(row, profile, settings.overrides)
+    named = {"name": f"{settings.name}-tables", "run_id": f"{settings.run_id}-{row.name}"}
+    return settings.model_copy(update={"overrides": overrides, "profile": profile, "factor": None, **named})
 
 
 def baseline_of(settings: EnhanceParameters, run: Run) -> EnhanceParameters | None:

@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 if TYPE_CHECKING:
@@ -11,12 +12,16 @@ if TYPE_CHECKING:
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
+P = TypeVar("P")
 S = TypeVar("S", bound="Summary")
 
 
-def run_flow(prepare: Callable[[], Callable[[], S]], tell: Callable[[S], str], *, as_json: bool) -> S:
+def run_flow(
+    check: Callable[[], P], prepare: Callable[[P], Callable[[], S]], tell: Callable[[S], str], *, as_json: bool
+) -> S:
     """Run a flow in this process, on a server of its own where none is named; print and return what it made.
 
+    check: returns the parameters; what is wrong with them is said before a server is started.
     prepare: imports the flow and returns what starts it; its imports take about as long as the server.
     """
     from flows.environment import prepare_environment, quieten
@@ -24,7 +29,7 @@ def run_flow(prepare: Callable[[], Callable[[], S]], tell: Callable[[S], str], *
     prepare_environment()
     quieten()
     try:
-        summary = _started(prepare)
+        summary = _started(partial(prepare, check()))
     except KeyboardInterrupt as error:
         fail(f"{error or 'interrupted'}; the same command goes on from what is finished", INTERRUPTED)
     if as_json:

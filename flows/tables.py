@@ -7,12 +7,11 @@ from uuid import uuid4
 
 from prefect import flow
 from prefect.runtime import flow_run
-from pydantic import Field, field_validator
 
-from configs import TableRow, row_overrides, table_rows
+from configs import table_rows
 from data_catalog import Catalog
 from flows.ledger import Ledger, Summary
-from flows.parameters import Settings, dataset_folder, dataset_name, open_run
+from flows.parameters import TablesParameters, dataset_folder, dataset_name, open_run, row_settings
 from flows.stages import encode_flow, ingest_flow, preprocess_flow
 from flows.system import draw_volumes, train_models
 from gem3d_core.errors import Gem3dError
@@ -28,20 +27,6 @@ from tasks.showing import show_tables
 from tasks.system_scores import RowRefs
 from tasks.tables import MARKDOWN, NUMBERS, tables
 from tasks.weights import without_weights
-
-
-class TablesParameters(Settings):
-    """Parameters of reproduce-tables; overrides hold for every row, and what makes a row is not among them."""
-
-    rows: list[str] | None = Field(None, description="Rows by name, such as paper, ours; else all")
-    skip_bad: bool = Field(False, description="Go on without faulty cases")
-
-    @field_validator("factor")
-    @classmethod
-    def _drawn_once(cls, factor: int | None) -> int | None:
-        if factor not in {None, 1}:
-            raise ValueError("every row is drawn once")
-        return factor
 
 
 class TablesSummary(Summary):
@@ -61,7 +46,7 @@ def reproduce_tables(params: TablesParameters = TablesParameters()) -> TablesSum
     folder, rows = dataset_folder(params), table_rows(params.rows)
     name, run_id = params.name or dataset_name(folder), params.run_id or flow_run.id or uuid4().hex
     settings = params.model_copy(update={"dataset": folder, "name": name, "run_id": run_id})
-    of_rows = {row.name: settings_of(settings, row) for row in rows}
+    of_rows = {row.name: row_settings(settings, row) for row in rows}
     for own in of_rows.values():
         require_encoder(open_run(own).config.condition)  # refuses what does not fit before anything is trained
     plain_first = sorted(rows, key=lambda row: len(row.settings))  # whose configuration stands for a shared model
@@ -94,14 +79,6 @@ def reproduce_tables(params: TablesParameters = TablesParameters()) -> TablesSum
     summary = _summary(ledger, failed)
     show_tables(Path(summary.tables))
     return summary
-
-
-def settings_of(settings: TablesParameters, row: TableRow) -> TablesParameters:
-    """A row's own: rows share a name in the catalog, so that what two of them have in common is made once."""
-    profile = open_run(settings).config.profile
-    overrides = row_overrides(row, profile, settings.overrides)
-    named = {"name": f"{settings.name}-tables", "run_id": f"{settings.run_id}-{row.name}"}
-    return settings.model_copy(update={"overrides": overrides, "profile": profile, "factor": None, **named})
 
 
 def _encode(row: TablesParameters, settings: TablesParameters, ledger: Ledger, prepared: str) -> str:

@@ -11,6 +11,7 @@ from flows.catalog_cli import CatalogOption, Json
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from flows.parameters import TablesParameters
     from flows.tables import TablesSummary
 
 
@@ -19,7 +20,9 @@ def tables(
     profile: Annotated[
         str | None, typer.Option("--profile", "-p", help="[GEM3D_PROFILE, else hippocampus-cpu]")
     ] = None,
-    rows: Annotated[str | None, typer.Option(metavar="LIST", help="Only these rows: paper,ours.")] = None,
+    rows: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Only these rows of configs/tables.yaml: paper,ours.")
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="For every row: tables.train_slices=500.")
     ] = None,
@@ -46,9 +49,9 @@ def tables(
     given |= {"runtime.weights": str(weights.absolute())} if weights else {}
     given |= {"runtime.memory": memory} if memory else {}
 
-    def prepare() -> "Callable[[], TablesSummary]":
-        from flows.parameters import checked
-        from flows.tables import TablesParameters, reproduce_tables
+    def check() -> "TablesParameters":
+        from configs import table_rows
+        from flows.parameters import TablesParameters, checked, open_run, row_settings
 
         parameters = checked(
             TablesParameters,
@@ -63,9 +66,16 @@ def tables(
                 "skip_bad": skip_bad,
             },
         )
+        for row in table_rows(parameters.rows):
+            open_run(row_settings(parameters, row))
+        return parameters
+
+    def prepare(parameters: "TablesParameters") -> "Callable[[], TablesSummary]":
+        from flows.tables import reproduce_tables
+
         return partial(reproduce_tables, parameters)
 
-    if run_flow(prepare, _tell, as_json=as_json).failed:
+    if run_flow(check, prepare, _tell, as_json=as_json).failed:
         raise typer.Exit(FAILED)
 
 

@@ -57,7 +57,9 @@ class Conditions:
         )
 
     def without(self, mask: Tensor, informed: Tensor) -> "Conditions":
-        """With zeros, which no slice inside an outline has, for the mask and for the informed slice of some rows.
+        """With zeros for the mask and for the informed slice of some rows.
+
+        No slice that an outline touches has zeros for its mask; one wholly outside of it is the same as no mask.
 
         mask, informed (N,) bool: the rows that lose theirs.
         """

@@ -3,6 +3,7 @@
 Letters and numbers follow the paper (section 3, Appendix A); each field says what it does where it stands.
 """
 
+import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import ClassVar, Literal
@@ -251,6 +252,10 @@ class SampleSpec:
             )
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta={self.eta} lies between 0 (deterministic) and 1 (ancestral)")
+        for name in ("mask_guidance", "informed_guidance"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name}={value}: expected a number from 0 on, 1 for no guidance")
         _require_positive(self, "steps", "overlap", "resample", "batch")
 
 

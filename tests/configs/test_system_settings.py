@@ -62,6 +62,8 @@ def test_an_unknown_system_is_answered_with_the_nearest() -> None:
         ({"system": "make-a-volume", "resample.continuation": "informed"}, "needs condition.informed=true"),
         ({"resample.resample": 3, "resample.continuation": "informed"}, "needs resample.continuation=repaint or known"),
         ({"resample.informed_guidance": 2.0}, "informed_guidance needs condition.drop_informed above 0"),
+        ({"resample.informed_guidance": -1.0}, "informed_guidance=-1.0: expected a number from 0 on"),
+        ({"resample.mask_guidance": float("nan")}, "mask_guidance=nan: expected a number from 0 on"),
         (
             {"resample.mask_guidance": 2.0, "condition.drop_mask": 0.1},
             "mask_guidance needs condition.drop_mask and drop_informed above 0",

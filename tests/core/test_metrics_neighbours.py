@@ -62,6 +62,27 @@ def test_precision_and_recall_of_worked_examples() -> None:
     assert shares(real, np.array([[0.0], [30.0], [60.0], [90.0]])) == (0.25, 1)
 
 
+def test_precision_and_recall_are_those_of_their_definition() -> None:
+    """Every distance by itself: a vector is covered by one whose third neighbour, itself not counted, is as far."""
+
+    def covered(vectors: np.ndarray, by: np.ndarray) -> list[bool]:
+        radii = [sorted(np.linalg.norm(by - one, axis=1))[3] for one in by]  # the first is its own, 0
+        return [any(np.linalg.norm(one - v) <= r for one, r in zip(by, radii, strict=True)) for v in vectors]
+
+    a, b = vectors(70, 0), vectors(60, 1, 0.6)
+    precision, recall = precision_recall(a, b)
+    assert precision.tolist() == covered(b, a)
+    assert recall.tolist() == covered(a, b)
+    assert 0.2 < precision.mean() < 0.9
+    assert 0.2 < recall.mean() < 0.9
+
+
+def test_a_vector_at_the_radius_is_inside() -> None:
+    """Real 0, 1, 2, 3 have radii 3, 2, 2, 3; the one at 6 lies at the radius of the last."""
+    precision, _ = precision_recall(np.arange(4.0)[:, None], np.array([[6.0], [6.5], [-3.0], [-4.0]]))
+    assert precision.tolist() == [True, False, True, False]
+
+
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = vectors(57, 0), vectors(41, 1, 0.5)
     expected = shares(a, b)

@@ -18,6 +18,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gem3d_core import models
+from gem3d_core.adversarial import adversarial_loss
 from gem3d_core.batches import LatentCase, draw_windows
 from gem3d_core.checkpoints import load_checkpoint, load_facts, save_checkpoint, save_network
 from gem3d_core.denoise import predict_slices
@@ -32,7 +34,7 @@ from gem3d_core.models import (
     tune_volume_model,
 )
 from gem3d_core.networks import SliceNetwork
-from gem3d_core.schedule import make_schedule
+from gem3d_core.schedule import Schedule, make_schedule
 from gem3d_core.settings import ConditionSpec, DiffusionSpec, NetworkFacts, TrainSpec, UNetSpec
 from gem3d_core.stopping import Interrupted
 from gem3d_core.training import (
@@ -116,6 +118,21 @@ def assert_same(found: Outcome, expected: Outcome) -> None:
     assert torch.equal(found[1].losses, expected[1].losses)
     assert found[0].keys() == expected[0].keys()
     assert [name for name in expected[0] if not torch.equal(found[0][name], expected[0][name])] == []
+
+
+def test_a_network_of_one_step_is_trained_where_it_draws_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the one timestep of one step: at an earlier one the answer would shine through the noise."""
+    told: list[Example] = []
+
+    def look(example: Example, schedule: Schedule) -> Tensor:
+        told.append(example)
+        return adversarial_loss(example, schedule)
+
+    monkeypatch.setattr(models, "adversarial_loss", look)
+    train_whole_model(WHOLE, training(tmp_path, replace(SPEC, steps=2, objective="adversarial")))
+    assert len(told) == 2
+    for example in told:
+        assert set(example.t.tolist()) == set(SCHEDULE.timesteps(1)) == {999}
 
 
 # the adversarial loss is no sum over channels

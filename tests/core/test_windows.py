@@ -320,6 +320,19 @@ def test_key_frames_worked_out_by_hand() -> None:
     assert all(w.after == (0,) and w.informed == w.start + w.known[len(w.known) // 2] for w in plan[2:])
 
 
+def test_coarse_windows_overlap_as_they_are_asked_to() -> None:
+    """Z = 60, n = 6, h = 2, stride 3 on 20 slices from slice 1: two of a window are known, but of the last."""
+    coarse = [w for w in plan_keyframes(60, 6, 2, 4, (1, 3)) if w.stride == 3]
+    assert [(w.start, w.known) for w in coarse] == [
+        (4, ()),
+        (16, (0, 1)),
+        (1, (1, 2, 3, 4, 5)),
+        (28, (0, 1)),
+        (40, (0, 1)),
+        (43, (0, 1, 2, 3, 4)),
+    ]
+
+
 def test_key_frames_that_a_window_cannot_span_are_refused() -> None:
     with pytest.raises(ValueError, match="do not reach from one key frame to the next"):
         plan_keyframes(100, 4, 1, 0, (1, 4))

@@ -37,7 +37,8 @@ with own_server() as wait:
     from flows.enhance import enhance_dataset
     from flows.parameters import EnhanceParameters
     from flows import tables
-    from flows.tables import TablesParameters, reproduce_tables
+    from flows.parameters import TablesParameters
+    from flows.tables import reproduce_tables
 
     wait()
     made = tables._row

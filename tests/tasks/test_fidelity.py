@@ -39,7 +39,7 @@ from tasks.fidelity_volumes import (
 from tasks.progress import Nothing
 from tasks.real_features import training_features, without_features
 from tasks.stage import Work
-from tasks.synthetic import Paired, Real, Synthetic, accepted, open_synthetic
+from tasks.synthetic import Paired, Real, Synthetic, accepted, open_synthetic, paired_recipe
 
 SHAPE = (6, 12, 10)
 OUTLINE = np.ones(SHAPE, bool)
@@ -224,3 +224,23 @@ def test_without_features_of_training_volumes_none_are_gathered(tmp_path: Path) 
     artifact = catalog.put("metrics", "N-features", files=files, meta={"missing": {"FID": "no weights"}}, **names)
     assert training_features(catalog, artifact) == ({}, {})
     assert without_features(artifact) == {"FID": "no weights"}
+
+
+class MaskedVolumes(RealVolumes):
+    """Those that also have masks."""
+
+    def mask(self, case: str) -> np.ndarray:
+        return np.full(SHAPE, ord(case), np.uint8)
+
+
+@pytest.mark.parametrize(("depth", "middle"), [(6, 3), (5, 2), (1, 0)])
+def test_a_test_volume_is_drawn_for_its_own_mask_and_middle_slice(depth: int, middle: int) -> None:
+    slices = image(0)[:depth]
+    recipes = [paired_recipe(MaskedVolumes(), case, slices, seed) for case, seed in (("d", 1), ("a", 1), ("d", 2))]  # type: ignore[arg-type]  # reads these two alone
+    for recipe, case in zip(recipes, "dad", strict=True):
+        assert recipe.name == case
+        assert recipe.p == 0.5
+        np.testing.assert_array_equal(recipe.informed, slices[middle])
+        np.testing.assert_array_equal(recipe.mask, np.full(SHAPE, ord(case)))
+        np.testing.assert_array_equal(recipe.outline, OUTLINE)
+    assert len({recipe.seed for recipe in recipes}) == 3
