@@ -38,6 +38,8 @@ Plain = Mapping[str, Any]
 
 SAME = ("profile", "dataset", "reported", "features", "train", "test", "overrides")
 """What rows of one document have in common, beside the settings under `shared`."""
+OF_SINGLE_ROWS = "slower"
+"""Setting of the tables that may be another one for each row: the steps that it makes stand in the row."""
 SEVERAL = "Rows of several runs stand here, told at the end: seconds of different runs can be of different machines."
 NOTE = "note"
 """Of a row, where its numbers are to be read with care: why; told above the tables."""
@@ -134,7 +136,8 @@ def _plain(setting: object) -> object:
     """Without what is empty inside it: what newer settings are where an earlier record does not know of them."""
     if not isinstance(setting, Mapping):
         return setting
-    return {key: _plain(value) for key, value in setting.items() if value is not None and value != {}}
+    given = {key: value for key, value in setting.items() if key != OF_SINGLE_ROWS}
+    return {key: _plain(value) for key, value in given.items() if value is not None and value != {}}
 
 
 def _judged(earlier: Plain | None, later: Plain | None) -> Plain | None:

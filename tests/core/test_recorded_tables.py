@@ -75,6 +75,8 @@ def test_settings_of_two_runs_are_the_same_but_for_what_the_earlier_record_does_
         again["shared"] = later["shared"] | {"tables": later["shared"]["tables"] | changed}
         with pytest.raises(BadInput, match=r"rows with tables .* do not stand in one table"):
             merged(both, again, ORDER)
+    again["shared"] = later["shared"] | {"tables": later["shared"]["tables"] | {"slower": {"controlnet": 1.2}}}
+    assert len(merged(both, again, ORDER)["rows"]) == 3, "fewer steps of one row are that row's own"
     again["shared"] = later["shared"] | {"condition": {"window": 8}}
     with pytest.raises(BadInput, match=r"rows with condition .*16.*8.* do not stand in one table"):
         merged(both, again, ORDER)
