@@ -129,8 +129,7 @@ def continuity_table(systems: Sequence[System]) -> Table:
             "Border: difference of axial neighbours that different windows drew, over that of neighbours inside one "
             "window (above 1: jumps); of a real volume, at so few places, it is near 1 and not 1. Smoothness: "
             "slice-to-slice difference over the real volume's (above 1: stripes or noise, below 1: blur). Both of the "
-            "volumes for training masks, with 95% bootstrap intervals over "
-            "volumes."
+            "volumes for training masks, with 95% bootstrap intervals over volumes."
         ),
         n=_counts(systems, lambda s: max((len(s.border), *map(len, s.smoothness.values()))), "volumes"),
         columns=(Column("system"), *CONTINUITY),
