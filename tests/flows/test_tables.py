@@ -35,9 +35,8 @@ from flows.server import own_server
 dataset, catalog, rows, quick = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), json.loads(sys.argv[4])
 with own_server() as wait:
     from flows.enhance import enhance_dataset
-    from flows.parameters import EnhanceParameters
+    from flows.parameters import EnhanceParameters, TablesParameters
     from flows import tables
-    from flows.parameters import TablesParameters
     from flows.tables import reproduce_tables
 
     wait()
