@@ -253,8 +253,7 @@ class SampleSpec:
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta={self.eta} lies between 0 (deterministic) and 1 (ancestral)")
         for name in ("mask_guidance", "informed_guidance"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
                 raise ValueError(f"{name}={value}: expected a number from 0 on, 1 for no guidance")
         _require_positive(self, "steps", "overlap", "resample", "batch")
 

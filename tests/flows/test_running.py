@@ -21,9 +21,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("given", "named"), WRONG, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
-)
+@pytest.mark.parametrize(("given", "named"), WRONG)
 def test_what_is_wrong_is_told_before_a_server_is_started(
     given: list[str], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
