@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations
 from typing import Literal
 
 from gem3d_core.metrics.fidelity import PLANES, Plane
@@ -85,8 +85,8 @@ def claims_tables(found: Sequence[Claim], dataset: str) -> list[Table]:
     if of_paper:
         told = Table(
             title="What the paper found, and what was found here",
-            caption=f"{SURE} Rows that were not made are in no line. Paper: its figures on {dataset}; its ablations "
-            "are pictures.",
+            caption=f"{SURE} Every two systems of a table stand in a line; rows that were not made, in none. Paper: "
+            f"its figures on {dataset}; its ablations are pictures.",
             n=f"{len(of_paper)} findings",
             columns=(Column("source"), Column("measure"), *here, Column("paper"), *verdict),
             rows=tuple((c.source, c.measure, c.better, c.worse, c.paper or "-", *_found(c)) for c in of_paper),
@@ -137,23 +137,14 @@ def changes_table(systems: Sequence[System]) -> Table:
 
 
 def _ranked(systems: Sequence[System], table: str, measure: Measure, dataset: str) -> list[Claim]:
-    """Neighbours in the paper's ranking, and every system beside GEM-3D."""
+    """Every two systems between which the paper's figures tell a difference, in its order."""
     known = [(value, s) for s in systems if (value := measure.reported(s, dataset)) is not None]
-    ranking = [s for _, s in sorted(known, key=lambda one: one[0], reverse=not measure.lower_is_better)]
-    pairs = list(pairwise(ranking))
-    pairs += [
-        (a, b)
-        for i, a in enumerate(ranking)
-        for b in ranking[i + 1 :]
-        if REFERENCE in {a.name, b.name} and (a, b) not in pairs
+    ranking = sorted(known, key=lambda one: one[0], reverse=not measure.lower_is_better)
+    return [
+        _claim(f"Table {table}", measure, better, worse, f"{first:g}, {second:g}", table)
+        for (first, better), (second, worse) in combinations(ranking, 2)
+        if first != second
     ]
-    found = []
-    for better, worse in pairs:
-        first, second = measure.reported(better, dataset), measure.reported(worse, dataset)
-        if first != second:
-            paper = f"{first:g}, {second:g}"
-            found.append(_claim(f"Table {table}", measure, better, worse, paper, table))
-    return found
 
 
 def _claim(source: str, measure: Measure, better: System, worse: System, paper: str = "", table: str = "") -> Claim:

@@ -42,7 +42,7 @@ OF_SINGLE_ROWS = "slower"
 """Setting of the tables that may be another one for each row: the steps that it makes stand in the row."""
 SEVERAL = "Rows of several runs stand here, told at the end: seconds of different runs can be of different machines."
 NOTE = "note"
-"""Of a row, where its numbers are to be read with care: why; told above the tables."""
+"""Of a row, where its numbers are to be read with care: why; told above the tables, once for rows with the same."""
 PICTURED = {
     "systems": "A test volume in three planes, and what systems of Table 2 draw for its mask",
     "ablations": "A test volume, and what the method and less than the whole method draw for its mask",
@@ -185,8 +185,16 @@ def _head(document: Plain, found: list[Claim]) -> str:
     lines += [f"Of {len(ours)} aims of ours, {_counted(ours)}."] if ours else []
     lines += _batches(document["shared"].get("tables", {}))
     lines += [f"Not made: {row}: {reason}" for row, reason in document["failed"].items()]
-    lines += [f"{row['title']}: {row[NOTE]}" for row in document["rows"] if NOTE in row]
+    lines += _notes(document["rows"])
     return "\n\n".join(lines)
+
+
+def _notes(rows: Sequence[Plain]) -> list[str]:
+    titles: dict[str, list[str]] = {}
+    for row in rows:
+        if NOTE in row:
+            titles.setdefault(row[NOTE], []).append(row["title"])
+    return [f"{'; '.join(those)}: {note}" for note, those in titles.items()]
 
 
 def _counted(found: list[Claim]) -> str:
@@ -201,7 +209,7 @@ def _batches(budget: Plain) -> list[str]:
         for stage, value in budget.get(key, {}).items():
             told.setdefault(stage.replace("_", "-"), []).append(text.format(value))
     each = "; ".join(f"{stage} {' and '.join(parts)}" for stage, parts in sorted(told.items()))
-    return [f"Of the profile's trainings these rows change, but where a system has its own: {each}."] if each else []
+    return [f"Other than in the profile, and unless a system sets its own: {each}."] if each else []
 
 
 def _caption(picture: str) -> str:

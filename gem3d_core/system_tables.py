@@ -38,8 +38,9 @@ def budget_table(systems: Sequence[System], told: str = MADE_HERE) -> Table:
             "those of the slice model and its tuning, or of the 3D network; last, on top, where slices are generated, "
             "of the position-conditioned model. The paper draws by DDIM in 200 steps; its systems are drawn faster "
             "here but for one row, whose model is that of the row as in the paper. A model that several rows share was "
-            "trained once and its minutes stand in each. Parameters: of the network that draws, without codec and "
-            f"image encoder. Volumes that were rejected, or whose edit was given up, are in no score. {told}"
+            "trained once and its minutes stand in each. Parameters: of the network that draws volumes, without codec, "
+            "image encoder and position-conditioned model. Volumes that were rejected, or whose edit was given up, are "
+            f"in no score. {told}"
         ),
         n="one training each",
         columns=(
@@ -72,9 +73,11 @@ def fid_table(systems: Sequence[System], extractor: str, real: System | None = N
         caption=(
             f"Frechet distance of drawn to real training volumes in three planes, on features of {extractor} (the "
             "paper: RadImageNet's ResNet-50, and far more slices, so that numbers compare within a column only); "
-            "1.96 standard deviations over weights of the volumes on either side (of at most 4000 slices a plane). "
-            f"The real ones: {real_slices}; the fewer, the larger every FID. IG, IC: informed slice generated, or "
-            "another patient's; MA: augmented masks. Right: the paper's own figures, axial / coronal / sagittal."
+            f"1.96 standard deviations over {_resamples(rows)} of the drawn volumes, the real ones as they are, on "
+            f"either side (of at most 4000 slices a plane). The real ones: {real_slices}, those of the drawn masks "
+            "among them, which the held-out volumes do not share; the fewer, the larger every FID. IG, IC: informed "
+            "slice generated, or another patient's; MA: augmented masks. Right: the paper's own figures, "
+            "axial / coronal / sagittal."
         ),
         n=_counts(rows, lambda s: s.scored, "volumes"),
         columns=(
@@ -99,7 +102,7 @@ def unbiased_table(systems: Sequence[System], real: System | None = None) -> Tab
         caption=(
             "On the features and slices of Table 1: kernel distance times 1000, share of drawn slices among the real "
             "ones (precision), of real among the drawn ones (recall), with 1.96 standard deviations over weights of "
-            "the volumes (of recall: the real ones) on either side. Mask agreement: "
+            "the drawn volumes (of recall: the real ones) on either side. Mask agreement: "
             "Dice in % between the mask that a volume was drawn for and what nnU-Net, trained on the true data, "
             "finds in it, with 95% bootstrap intervals over volumes. It was trained on the same masks, with their real "
             "images, and the held-out volumes' masks are new to it: values above theirs do not mean better than real. "
@@ -186,6 +189,12 @@ def whole_table(systems: Sequence[System], table: str, title: str, told: str) ->
         ),
         rows=tuple((title_of(s), *_fid_cells(s), *_paired_cells(s), _border(s), *_smoothness(s)) for s in rows),
     )
+
+
+def _resamples(systems: Sequence[System]) -> str:
+    """How many weightings FID's intervals come from."""
+    numbers = sorted({len(values) for system in systems for values in system.replicates.values()})
+    return f"{' or '.join(map(str, numbers))} random weightings" if numbers else "random weightings"
 
 
 def _paired_cases(system: System) -> int:

@@ -1,4 +1,4 @@
-"""One loop for every network: draw a batch, noise it, predict, weigh the squared error, step, average.
+"""One loop for every network that draws: draw a batch, noise it, predict, weigh the squared error, step, average.
 
 A run that is stopped and started again gives the same losses and weights as one that was not: raw weights, EMA,
 optimiser moments, the generator and the losses so far are in every checkpoint.

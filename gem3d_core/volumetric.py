@@ -17,7 +17,7 @@ from gem3d_core.networks import SliceNetwork, WindowNetwork
 from gem3d_core.settings import NetworkFacts, UNetSpec
 
 STRIDE_WAVES = 8
-"""Channels that tell of a window's stride."""
+"""Width of the sinusoidal embedding of a window's stride, before its projection (`Widened`)."""
 
 
 class SliceConv(nn.Module):
@@ -100,7 +100,7 @@ class VolumeNetwork(WindowNetwork):
 
     Takes over the given network. Equals it exactly until the volumetric layers are trained. Where it is
     trained with known slots (condition.known) these reach it clean, at timestep 0 and marked in a channel; where its
-    windows have strides, waves of log2(stride) are such channels too.
+    windows have strides, a sinusoidal embedding of log2(stride) comes in there too, by a projection of its own.
     """
 
     def __init__(self, slices: SliceNetwork, facts: NetworkFacts) -> None:

@@ -81,18 +81,22 @@ def spread(network: nn.Module) -> None:
             nn.init.normal_(p, std=0.1)
 
 
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float64, 1e-10), (torch.float32, 1e-4)], ids=["double", "single"])
 @pytest.mark.parametrize("condition", VARIANTS.values(), ids=VARIANTS.keys())
-def test_at_the_start_of_stage_2_the_volume_model_equals_the_slice_model(condition: ConditionSpec) -> None:
-    condition = replace(condition, slice_offset=False)  # diffusers embeds labels in single precision only
-    two_d = slices(condition).double()
+def test_at_the_start_of_stage_2_the_volume_model_equals_the_slice_model(
+    condition: ConditionSpec, dtype: torch.dtype, atol: float
+) -> None:
+    """With the slice offset in single precision only, in which diffusers embeds labels."""
+    condition = replace(condition, slice_offset=condition.slice_offset and dtype == torch.float32)
+    two_d = slices(condition).to(dtype)
     spread(two_d)  # as after stage 1: before it a branch is joined by layers of zeros
-    three_d = VolumeNetwork(copy.deepcopy(two_d), facts(condition)).double()
+    three_d = VolumeNetwork(copy.deepcopy(two_d), facts(condition)).to(dtype)
     x, t, cond = inputs(condition)
-    cond = replace(cond, mask=cond.mask.double(), informed=None if cond.informed is None else cond.informed.double())
+    cond = replace(cond, mask=cond.mask.to(dtype), informed=None if cond.informed is None else cond.informed.to(dtype))
     with torch.no_grad():
-        expected, found = predict_slices(two_d, cond)(x.double(), t), predict_slices(three_d, cond)(x.double(), t)
+        expected, found = predict_slices(two_d, cond)(x.to(dtype), t), predict_slices(three_d, cond)(x.to(dtype), t)
     assert float(expected.abs().max()) > 0.1
-    torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
+    torch.testing.assert_close(found, expected, atol=atol, rtol=0)
 
 
 @pytest.mark.parametrize("condition", VARIANTS.values(), ids=VARIANTS.keys())

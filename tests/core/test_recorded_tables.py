@@ -89,6 +89,16 @@ def test_the_page_tells_batches_that_are_not_the_profiles() -> None:
     assert "train-slices a batch of 8 and a learning rate of 0.0015." in page(made)
 
 
+def test_a_note_is_told_once_for_all_rows_that_have_it() -> None:
+    told = document(make_a_volume=0.3, paper=0.5, ours=0.6)
+    first, second, third = told["rows"]
+    first["note"] = third["note"] = "drawn beside others."
+    second["note"] = "of another day."
+    lines = page(told).split("\n\n")
+    assert "MAKE-A-VOLUME; OURS: drawn beside others." in lines
+    assert "PAPER: of another day." in lines
+
+
 def test_rows_of_two_runs_stand_in_one_table() -> None:
     earlier, later = document("first", ours=0.8, paper=0.5), document("second", make_a_volume=0.3, paper=0.6)
     later["failed"] = {"known": "why"}

@@ -139,6 +139,15 @@ def test_down_is_up_in_a_mirror(case: Case) -> None:
     assert found == expected
 
 
+@settings(max_examples=300, deadline=None)
+@given(cases())
+def test_wherever_the_first_window_lies_the_others_follow_from_its_place(case: Case) -> None:
+    """So what is true of them from the start slice on is true where the fewest follow."""
+    Z, n, h, start, _ = case
+    fewest = plan_windows(Z, n, h, start, "fewest")
+    assert fewest[1:] == plan_windows(Z, n, h, fewest[0].start)[1:]
+
+
 @settings(max_examples=100, deadline=None)
 @given(Z=st.integers(1, 16), start=st.integers(0, 15), h=st.integers(-2, 40))
 def test_a_volume_no_deeper_than_a_window_is_one_window(Z: int, start: int, h: int) -> None:
