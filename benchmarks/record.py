@@ -27,13 +27,15 @@ def main() -> None:
     parser.add_argument("dataset")
     parser.add_argument("--profile", required=True)
     parser.add_argument("--factor", type=int, default=1)
+    parser.add_argument("--set", action="append", default=[], help="as for gem3d: train_slices.steps=5000")
     parser.add_argument("--catalog", default="catalog")
     parser.add_argument("--name", help="folder in docs/results; the profile when left out")
     parser.add_argument("--numbers-only", action="store_true", help="no report: for a profile that learns nothing")
     given = parser.parse_args()
 
     target = ROOT / "docs" / "results" / (given.name or given.profile)
-    command = ["enhance", given.dataset, "--profile", given.profile, "--factor", str(given.factor), "--json"]
+    command = ["enhance", given.dataset, "--profile", given.profile, "--factor", str(given.factor)]
+    command += [part for setting in given.set for part in ("--set", setting)] + ["--json"]
     facts = provenance(command)  # before anything is written
     output, peak = _watched([sys.executable, "-m", "flows.cli", *command, "--catalog", given.catalog])
     summary = json.loads(output)
