@@ -85,8 +85,8 @@ def claims_tables(found: Sequence[Claim], dataset: str) -> list[Table]:
     if of_paper:
         told = Table(
             title="What the paper found, and what was found here",
-            caption=f"{SURE} Every two systems of a table stand in a line; rows that were not made, in none. Paper: "
-            f"its figures on {dataset}; its ablations are pictures.",
+            caption=f"{SURE} Every two systems that its figures tell apart stand in a line; rows that were not "
+            f"made, in none. Paper: its figures on {dataset}; its ablations are pictures.",
             n=f"{len(of_paper)} findings",
             columns=(Column("source"), Column("measure"), *here, Column("paper"), *verdict),
             rows=tuple((c.source, c.measure, c.better, c.worse, c.paper or "-", *_found(c)) for c in of_paper),

@@ -74,9 +74,9 @@ def fid_table(systems: Sequence[System], extractor: str, real: System | None = N
             f"Frechet distance of drawn to real training volumes in three planes, on features of {extractor} (the "
             "paper: RadImageNet's ResNet-50, and far more slices, so that numbers compare within a column only); "
             f"1.96 standard deviations over {_resamples(rows)} of the drawn volumes, the real ones as they are, on "
-            f"either side (of at most 4000 slices a plane). The real ones: {real_slices}, those of the drawn masks "
-            "among them, which the held-out volumes do not share; the fewer, the larger every FID. IG, IC: informed "
-            "slice generated, or another patient's; MA: augmented masks. Right: the paper's own figures, "
+            f"either side (of at most 4000 slices a plane). The real ones: {real_slices}; the fewer, the larger "
+            "every FID. They are training cases, as the drawn masks are; the held-out volumes' masks are others. IG, "
+            "IC: informed slice generated, or another patient's; MA: augmented masks. Right: the paper's own figures, "
             "axial / coronal / sagittal."
         ),
         n=_counts(rows, lambda s: s.scored, "volumes"),

@@ -130,6 +130,13 @@ def test_claims_follow_the_papers_ranking_and_are_judged_by_the_interval() -> No
     assert found[3].margin.mean == pytest.approx(0.3)
 
 
+def test_every_two_systems_that_the_paper_tells_apart_are_a_claim() -> None:
+    figures = {"a": 2.0, "b": 4.0, "c": 4.0, "d": 6.0}
+    rows = [system(name, "1", paper=reported(fid, 0.5)) for name, fid in figures.items()]
+    found = [c.better + c.worse for c in claims(rows, "BraTS") if c.measure == "FID axial"]
+    assert found == ["AB", "AC", "AD", "BD", "CD"], "b and c are the same to it"
+
+
 def test_a_difference_within_its_interval_is_no_difference() -> None:
     rows = [system("paper", "2", paper=reported(2, 0.9)), system("other", "2", paper=reported(4, 0.8))]
     rng = np.random.default_rng(1)
