@@ -13,10 +13,10 @@ from pathlib import Path
 
 from provenance import keep
 
-from gem3d_core.bench.markdown import markdown
 from gem3d_core.bench.volume_files import FileSpeed, bench_files, files_table
-from gem3d_core.volumes import read_label, read_volume
-from tasks.bench_catalog import CatalogSpeed, bench_catalog
+from gem3d_core.report.markdown import markdown
+from gem3d_core.scans.volumes import read_label, read_volume
+from tasks.bench.catalog import CatalogSpeed, bench_catalog
 
 SETS = {
     "Hippocampus MRI, about 35x51x35, uint8": ("Task04_Hippocampus/imagesTr", 30, read_volume),
@@ -58,7 +58,7 @@ def main() -> None:
             numbers[title] = asdict(speed)
             speeds.append(speed)
             sections.append(markdown(files_table(speed, title)))
-        catalog = bench_catalog(Path(folder), 10_000, 300, [sys.executable, "-m", "flows.cli"])
+        catalog = bench_catalog(Path(folder), 10_000, 300, [sys.executable, "-m", "flows.cli.main"])
     sections = [_in_use(speeds), *sections, CATALOG, _catalog_table(catalog)]
     keep("io", "python benchmarks/files.py ../data", sections, {"files": numbers, "catalog": asdict(catalog)})
 

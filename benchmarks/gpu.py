@@ -27,17 +27,17 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402 - the packages lie beside this script, wherever it was copied
 from safetensors.torch import save_file  # noqa: E402
 
-from gem3d_core.batches import LatentCase, held_on  # noqa: E402
 from gem3d_core.bench.effort import watched  # noqa: E402
 from gem3d_core.bench.training import PAPER_LAYERS, PAPER_SCALE, PAPER_WIDTHS  # noqa: E402
-from gem3d_core.codec import KL, autoencoder  # noqa: E402
-from gem3d_core.costs import network_cost  # noqa: E402
-from gem3d_core.models import Training, build, train_slice_model, tune_volume_model  # noqa: E402
-from gem3d_core.reference import STEPS, Algorithm1, draw_reference  # noqa: E402
-from gem3d_core.resampling import Recipe, VolumeModel, draw_volumes  # noqa: E402
-from gem3d_core.sampling import count_windows  # noqa: E402
-from gem3d_core.schedule import make_schedule  # noqa: E402
-from gem3d_core.settings import (  # noqa: E402
+from gem3d_core.budget.costs import network_cost  # noqa: E402
+from gem3d_core.codec.kl import KL, autoencoder  # noqa: E402
+from gem3d_core.diffusion.schedule import make_schedule  # noqa: E402
+from gem3d_core.networks.files import build  # noqa: E402
+from gem3d_core.networks.volumetric import VolumeNetwork  # noqa: E402
+from gem3d_core.sampling.batched import count_windows  # noqa: E402
+from gem3d_core.sampling.literal import STEPS, Algorithm1, draw_reference  # noqa: E402
+from gem3d_core.sampling.volumes import Recipe, VolumeModel, draw_volumes  # noqa: E402
+from gem3d_core.spec.method import (  # noqa: E402
     ConditionSpec,
     DiffusionSpec,
     NetworkFacts,
@@ -46,7 +46,8 @@ from gem3d_core.settings import (  # noqa: E402
     TrainSpec,
     UNetSpec,
 )
-from gem3d_core.volumetric import VolumeNetwork  # noqa: E402
+from gem3d_core.training.batches import LatentCase, held_on  # noqa: E402
+from gem3d_core.training.models import Training, train_slice_model, tune_volume_model  # noqa: E402
 
 GIB = 2**30
 LABELS = (1, 2, 3)

@@ -17,11 +17,11 @@ from random_model import random_model, random_recipes
 
 from configs import load
 from gem3d_core.bench.effort import watched
-from gem3d_core.bench.markdown import markdown
-from gem3d_core.report import Column, Table
-from gem3d_core.resampling import Recipe, VolumeModel, draw_volumes, volume_bytes
-from gem3d_core.sampling import count_windows
-from gem3d_core.settings import SampleSpec
+from gem3d_core.report.document import Column, Table
+from gem3d_core.report.markdown import markdown
+from gem3d_core.sampling.batched import count_windows
+from gem3d_core.sampling.volumes import Recipe, VolumeModel, draw_volumes, volume_bytes
+from gem3d_core.spec.method import SampleSpec
 
 STEPS = 5
 

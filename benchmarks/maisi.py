@@ -21,11 +21,11 @@ from torch import Tensor
 
 from configs import load
 from gem3d_core.bench.effort import watched
-from gem3d_core.bench.markdown import markdown
-from gem3d_core.networks import count_parameters
-from gem3d_core.report import Column, Table
-from gem3d_core.resampling import draw_volumes
-from gem3d_core.sampling import count_windows
+from gem3d_core.networks.slices import count_parameters
+from gem3d_core.report.document import Column, Table
+from gem3d_core.report.markdown import markdown
+from gem3d_core.sampling.batched import count_windows
+from gem3d_core.sampling.volumes import draw_volumes
 
 STEPS = 30
 SIDES = (64, 128)

@@ -18,15 +18,16 @@ from random_model import random_model, random_recipes
 from safetensors.torch import save_file
 
 from configs import Config, load
-from gem3d_core.batches import LatentCase
-from gem3d_core.bench.markdown import markdown
-from gem3d_core.codec import PAPER_LAYERS, PAPER_WIDTHS
-from gem3d_core.costs import drawing_peak, plan_training, training_peak, training_units
-from gem3d_core.models import Training, TrainingPlan, build, train_slice_model, tune_volume_model
-from gem3d_core.report import Cell, Column, Table
-from gem3d_core.resampling import draw_volumes
-from gem3d_core.schedule import make_schedule
-from gem3d_core.settings import NetworkFacts, NetworkKind, TrainSpec
+from gem3d_core.budget.costs import TrainingPlan, drawing_peak, plan_training, training_peak, training_units
+from gem3d_core.codec.kl import PAPER_LAYERS, PAPER_WIDTHS
+from gem3d_core.diffusion.schedule import make_schedule
+from gem3d_core.networks.files import build
+from gem3d_core.report.document import Cell, Column, Table
+from gem3d_core.report.markdown import markdown
+from gem3d_core.sampling.volumes import draw_volumes
+from gem3d_core.spec.method import NetworkFacts, NetworkKind, TrainSpec
+from gem3d_core.training.batches import LatentCase
+from gem3d_core.training.models import Training, train_slice_model, tune_volume_model
 
 GIB = 2**30
 PRESETS = {"hippocampus-cpu": (4,), "hippocampus-gpu": (8, 16, 24, 80), "brats-paper": (8, 16, 24, 80)}

@@ -11,10 +11,11 @@ from configs import Config, TableRow
 from data_catalog import Catalog
 
 if TYPE_CHECKING:
-    from flows.parameters import TablesParameters
-    from gem3d_core.pieces import RecipeFacts, TrainingStage
-    from tasks.inputs import DatasetRefs, Prepared
-    from tasks.stage import Run
+    from benchmarks.pieces import RecipeFacts, TrainingStage
+    from flows.session.parameters import TablesParameters
+    from tasks.artifacts.lineage import DatasetRefs
+    from tasks.artifacts.prepared import Prepared
+    from tasks.frame.stage import Run
 
 PAIRED_PREFIX = "paired-"
 """Before the case, of a volume for a test mask."""
@@ -37,9 +38,9 @@ class Row:
 
 def prepare_row(settings: "TablesParameters", row: TableRow, folder: Path) -> Row:
     """A row after the stages that need no GPU; the catalog keeps them."""
-    from flows.parameters import dataset_name, open_run, row_settings
+    from flows.session.parameters import dataset_name, open_run, row_settings
     from flows.stages import encode_flow, informed_flow, ingest_flow, preprocess_flow
-    from tasks.inputs import DatasetRefs
+    from tasks.artifacts.lineage import DatasetRefs
 
     named = settings.model_copy(update={"name": dataset_name(str(settings.dataset))})
     own = row_settings(named, row)
@@ -81,9 +82,9 @@ def pack(rows: list[Row]) -> list[list[str]]:
 
 def _write(row: Row, trainings: tuple["TrainingStage", ...], latents_of: str) -> None:
     """Latents, where no row before has them, codec, trainings and recipes."""
-    from gem3d_core.pieces import PackedSystem
-    from tasks.inputs import open_prepared
-    from tasks.latents import codec_folder, open_codec
+    from benchmarks.pieces import PackedSystem
+    from tasks.artifacts.latents import codec_folder, open_codec
+    from tasks.artifacts.prepared import open_prepared
 
     catalog, folder, config = Catalog.open(row.run.catalog), row.folder, row.config
     latents, prepared = catalog.get(row.data.latents), open_prepared(catalog, row.data.prepared)
@@ -110,8 +111,8 @@ def _write(row: Row, trainings: tuple["TrainingStage", ...], latents_of: str) ->
 
 def _trainings(row: Row, trained: dict[str, str]) -> tuple["TrainingStage", ...]:
     """Those that lead to the network that draws. trained: what rows before train, to their names; is added to."""
-    from gem3d_core.pieces import TrainingStage
-    from tasks.train import drawing_plans, network_facts
+    from benchmarks.pieces import TrainingStage
+    from tasks.stages.train import drawing_plans, network_facts
 
     catalog, config, stages = Catalog.open(row.run.catalog), row.config, []
     identity = f"{row.data.latents} {config.seed} {config.diffusion}"
@@ -132,12 +133,12 @@ def _recipes(row: Row, catalog: Catalog, prepared: "Prepared") -> Iterator["Reci
     """A volume for each training mask that is drawn for, and for each test mask with its own slice."""
     import torch
 
-    from gem3d_core.pieces import save_recipe
-    from gem3d_core.resampling import Recipe
-    from tasks.inputs import read_rows, read_slices
-    from tasks.latents import stored_condition
-    from tasks.resample import noise_seed
-    from tasks.synthetic import paired_recipe
+    from benchmarks.pieces import save_recipe
+    from gem3d_core.sampling.volumes import Recipe
+    from tasks.artifacts.files import read_rows, read_slices
+    from tasks.artifacts.latents import stored_condition
+    from tasks.evaluation.paired import paired_recipe
+    from tasks.stages.resample import noise_seed
 
     latents, informed = catalog.get(row.data.latents), catalog.get(row.informed)
     draws = read_rows(catalog.path(informed, "draws.parquet"))

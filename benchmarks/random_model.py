@@ -6,12 +6,12 @@ import torch
 
 from configs import Config
 from gem3d_core.bench.training import paper_codec
-from gem3d_core.codec import fit_haar
-from gem3d_core.models import build
-from gem3d_core.resampling import Recipe, VolumeModel
-from gem3d_core.schedule import make_schedule
-from gem3d_core.settings import NetworkFacts
-from gem3d_core.volumetric import VolumeNetwork
+from gem3d_core.codec.haar import fit_haar
+from gem3d_core.diffusion.schedule import make_schedule
+from gem3d_core.networks.files import build
+from gem3d_core.networks.volumetric import VolumeNetwork
+from gem3d_core.sampling.volumes import Recipe, VolumeModel
+from gem3d_core.spec.method import NetworkFacts
 
 
 def random_model(config: Config, size: tuple[int, int], labels: int = 2) -> VolumeModel:

@@ -37,7 +37,7 @@ def main() -> None:
     command = ["enhance", given.dataset, "--profile", given.profile, "--factor", str(given.factor)]
     command += [part for setting in given.set for part in ("--set", setting)] + ["--json"]
     facts = provenance(command)  # before anything is written
-    output, peak = _watched([sys.executable, "-m", "flows.cli", *command, "--catalog", given.catalog])
+    output, peak = _watched([sys.executable, "-m", "flows.cli.main", *command, "--catalog", given.catalog])
     summary = json.loads(output)
     _clear(target)
     if not given.numbers_only:

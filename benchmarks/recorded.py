@@ -13,7 +13,7 @@ from provenance import RESULTS
 
 from configs import table_rows
 from gem3d_core.errors import BadInput
-from gem3d_core.recorded_tables import Document, merged, page, with_claims
+from gem3d_core.study.record import Document, merged, page, with_claims
 
 PAGE, NUMBERS, PICTURES = "tables.md", "tables.json", "table-pictures"
 MADE = "made"

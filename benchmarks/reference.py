@@ -18,7 +18,7 @@ from provenance import RESULTS, ROOT, provenance
 from pydantic import TypeAdapter
 
 from gem3d_core.bench.comparison import Comparison, comparison_table
-from gem3d_core.bench.markdown import markdown
+from gem3d_core.report.markdown import markdown
 
 RUNS: dict[str, list[str]] = {"short": [], "full": ["--full"], "steps": ["--steps", "5,8,10,15,20,25,50,200"]}
 
@@ -44,7 +44,9 @@ def main() -> None:
 
 
 def _measured(command: list[str]) -> dict[str, object]:
-    done = subprocess.run([sys.executable, "-m", "flows.cli", *command], cwd=ROOT, stdout=subprocess.PIPE, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli.main", *command], cwd=ROOT, stdout=subprocess.PIPE, check=False
+    )
     if done.returncode:
         sys.exit(done.returncode)
     return json.loads(done.stdout)

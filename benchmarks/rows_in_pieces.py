@@ -2,7 +2,7 @@
 
 Example: here, there as often as it says that something is left, and here again:
     python benchmarks/rows_in_pieces.py pack ../data/Task04_Hippocampus --profile hippocampus-gpu --to build/rows
-    python -m gem3d_core.pieces build/rows/* --seconds 540
+    python -m benchmarks.pieces build/rows/* --seconds 540
     python benchmarks/rows_in_pieces.py score ../data/Task04_Hippocampus --profile hippocampus-gpu --to build/rows
 
 Latents and trainings that rows share are packed, and made, once: `pack` prints a command for each group of rows that
@@ -25,14 +25,15 @@ from safetensors.torch import load_file
 
 from configs import parse_overrides, table_rows
 from data_catalog import Catalog
-from flows.environment import prepare_environment, quieten
+from flows.session.environment import prepare_environment, quieten
 
 if TYPE_CHECKING:
-    from flows.parameters import TablesParameters
-    from gem3d_core.pieces import PackedSystem
-    from gem3d_core.systems import Cost, System
-    from tasks.inputs import Prepared, Source
-    from tasks.synthetic import Synthetic
+    from benchmarks.pieces import PackedSystem
+    from flows.session.parameters import TablesParameters
+    from gem3d_core.study.rows import Cost, System
+    from tasks.artifacts.prepared import Prepared
+    from tasks.artifacts.source import Source
+    from tasks.artifacts.volumes import Synthetic
 
 
 def main() -> None:
@@ -49,10 +50,10 @@ def main() -> None:
 
     prepare_environment()
     quieten()
-    from flows.server import own_server
+    from flows.session.server import own_server
 
     with own_server() as wait:
-        from flows.parameters import TablesParameters
+        from flows.session.parameters import TablesParameters
 
         wait()
         overrides = {"runtime.device": "cpu", **parse_overrides(given.set)}
@@ -63,7 +64,7 @@ def main() -> None:
         if given.action == "pack":
             for group in pack(rows):
                 folders = " ".join(str(given.to / name) for name in group)
-                sys.stdout.write(f"python -m gem3d_core.pieces {folders}\n")
+                sys.stdout.write(f"python -m benchmarks.pieces {folders}\n")
         else:
             by_hand = {key: str(value) for key, value in overrides.items() if not key.startswith("runtime.")}
             asked = [given.dataset, "--profile", given.profile, "--rows", given.rows]
@@ -74,19 +75,19 @@ def main() -> None:
 
 def _score(row: Row) -> "System":
     """FID and its kin of the volumes for training masks, paired scores of those for test masks."""
-    from gem3d_core.pieces import PackedSystem
-    from gem3d_core.split import evenly
-    from tasks.fidelity import reading_beside, scores_of
-    from tasks.fidelity_scores import SYNTHETIC
-    from tasks.fidelity_tables import replicates_of
-    from tasks.fidelity_volumes import read_drawn, read_test, read_training
-    from tasks.inputs import open_prepared
-    from tasks.progress import Nothing
-    from tasks.real_features import real_features, without_features
-    from tasks.resample import FLAT, volume_name
-    from tasks.synthetic import Paired, Real
-    from tasks.system_scores import scored_system
-    from tasks.weights import open_lpips
+    from benchmarks.pieces import PackedSystem
+    from gem3d_core.prepare.split import evenly
+    from tasks.artifacts.prepared import open_prepared
+    from tasks.evaluation.fidelity import reading_beside, scores_of
+    from tasks.evaluation.paired import Paired, Real
+    from tasks.evaluation.real_features import real_features, without_features
+    from tasks.evaluation.scores import SYNTHETIC
+    from tasks.evaluation.tables import replicates_of
+    from tasks.evaluation.volumes import read_drawn, read_test, read_training
+    from tasks.evaluation.weights import open_lpips
+    from tasks.frame.progress import Nothing
+    from tasks.stages.resample import FLAT, volume_name
+    from tasks.study.rows import scored_system
 
     catalog, config, system = Catalog.open(row.run.catalog), row.config, PackedSystem.read(row.folder)
     sys.stderr.write(f"{row.row.name}: {len(system.recipes)} volumes to score\n")
@@ -114,9 +115,9 @@ def _score(row: Row) -> "System":
 
 def _cost(row: Row, system: "PackedSystem", asked: list[str], accepted: int) -> "Cost":
     """What the other machine needed. asked: volumes for training masks; accepted: how many of them are not flat."""
-    from gem3d_core.costs import network_cost
-    from gem3d_core.pieces import drawing_seconds, trained_seconds
-    from gem3d_core.systems import Cost
+    from benchmarks.pieces import drawing_seconds, trained_seconds
+    from gem3d_core.budget.costs import network_cost
+    from gem3d_core.study.rows import Cost
 
     last = system.trainings[-1].facts
     *_, h, w = load_file(row.folder / "recipes" / f"{asked[0]}.safetensors")["condition"].shape
@@ -133,8 +134,8 @@ def _cost(row: Row, system: "PackedSystem", asked: list[str], accepted: int) -> 
 
 def _synthetic(row: Row, prepared: "Prepared", named: Mapping[str, str], prefix: str = "") -> Iterator["Synthetic"]:
     """What came back. named: cases of the masks, by the names that `gem3d tables` would give their volumes."""
-    from gem3d_core.pieces import load_drawn
-    from tasks.synthetic import Synthetic
+    from benchmarks.pieces import load_drawn
+    from tasks.artifacts.volumes import Synthetic
 
     for name, case in named.items():
         drawn = load_drawn(row.folder, f"{prefix}{case}")
@@ -151,13 +152,14 @@ def _keep(
     """tables.md and tables.json, with the devices that trained and drew."""
     from recorded import keep_tables
 
-    from flows.parameters import open_run
-    from gem3d_core.pieces import devices_of
-    from gem3d_core.recorded_tables import plain_system
-    from tasks.inputs import open_prepared, open_source
-    from tasks.real_features import real_features
-    from tasks.system_scores import read_held_out
-    from tasks.tables import tables_document
+    from benchmarks.pieces import devices_of
+    from flows.session.parameters import open_run
+    from gem3d_core.study.record import plain_system
+    from tasks.artifacts.prepared import open_prepared
+    from tasks.artifacts.source import open_source
+    from tasks.evaluation.real_features import real_features
+    from tasks.study.rows import read_held_out
+    from tasks.study.tables import tables_document
 
     row = rows[0]
     catalog = Catalog.open(row.run.catalog)
@@ -175,9 +177,9 @@ def _keep(
 
 def _pictures(folder: Path, source: "Source", prepared: "Prepared", rows: list[Row]) -> list[Path]:
     """Of the test volumes that `gem3d tables` pictures."""
-    from gem3d_core.pieces import load_drawn
-    from tasks.fidelity_pictures import PICTURE_ROWS
-    from tasks.tables import KINDS, picture_systems
+    from benchmarks.pieces import load_drawn
+    from tasks.evaluation.pictures import PICTURE_ROWS
+    from tasks.study.tables import KINDS, picture_systems
 
     pictures = []
     for kind, table in KINDS.items():

@@ -17,7 +17,7 @@ from provenance import ROOT, provenance
 from recorded import keep_tables
 
 from gem3d_core.errors import BadInput
-from gem3d_core.processes import end_with_parent
+from gem3d_core.machine.processes import end_with_parent
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     rows = ["--rows", given.rows] if given.rows else []
     command = ["tables", given.dataset, "--profile", given.profile, *rows, "--json"]
     facts = provenance(command)
-    made = [sys.executable, "-m", "flows.cli", *command, "--catalog", given.catalog]
+    made = [sys.executable, "-m", "flows.cli.main", *command, "--catalog", given.catalog]
     done = subprocess.run(made, cwd=ROOT, stdout=subprocess.PIPE, preexec_fn=end_with_parent, check=False)
     summary = json.loads(done.stdout or "{}")
     if "tables" in summary:  # also where some row could not be made

@@ -9,10 +9,10 @@ from dataclasses import asdict
 
 from provenance import keep
 
-from gem3d_core.bench.markdown import markdown
 from gem3d_core.bench.training import Pace, TrainingComparison
-from gem3d_core.report import Column, Table
-from tasks.bench import bench_training
+from gem3d_core.report.document import Column, Table
+from gem3d_core.report.markdown import markdown
+from tasks.bench.models import bench_training
 
 PROFILE, WINDOWS, STEPS = "hippocampus-cpu", 1, 8
 

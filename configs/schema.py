@@ -6,10 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from configs.combinations import check_combinations
-from gem3d_core.augment_spec import AugmentSpec
-from gem3d_core.prepare_spec import ArmSpec, PrepareSpec, SplitSpec
-from gem3d_core.settings import (
+from configs.rules import check_combinations
+from gem3d_core.spec.masks import AugmentSpec
+from gem3d_core.spec.method import (
     CodecSpec,
     ConditionSpec,
     DiffusionSpec,
@@ -18,6 +17,8 @@ from gem3d_core.settings import (
     TrainSpec,
     UNetSpec,
 )
+from gem3d_core.spec.nnunet import ArmSpec
+from gem3d_core.spec.prepare import PrepareSpec, SplitSpec
 
 
 class Section(BaseModel):

@@ -6,16 +6,16 @@ from uuid import uuid4
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows.ledger import Ledger, Reached, Summary
-from flows.parameters import EnhanceParameters, baseline_of, dataset_folder, dataset_name, open_run
+from flows.session.ledger import Ledger, Reached, Summary
+from flows.session.parameters import EnhanceParameters, baseline_of, dataset_folder, dataset_name, open_run
+from flows.session.showing import show_summary
 from flows.stages import encode_flow, evaluate_flow, publish_flow
 from flows.system import draw_volumes, prepare_data, train_models
-from tasks.configuration import store_configuration
-from tasks.downstream import arms_of
-from tasks.inputs import DatasetRefs
-from tasks.latents import require_encoder
-from tasks.showing import show_summary
-from tasks.stage import stages_of
+from tasks.artifacts.configuration import store_configuration
+from tasks.artifacts.latents import require_encoder
+from tasks.artifacts.lineage import DatasetRefs
+from tasks.evaluation.downstream import arms_of
+from tasks.frame.stage import stages_of
 
 
 @flow(name="enhance-dataset")

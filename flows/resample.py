@@ -10,18 +10,18 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from configs import Config, change
 from data_catalog import Catalog
-from flows.ledger import Ledger, Summary
-from flows.parameters import catalog_address
+from flows.session.ledger import Ledger, Summary
+from flows.session.parameters import catalog_address
+from flows.session.showing import show_summary
 from gem3d_core.errors import BadInput
-from tasks.configuration import configuration_of_model
-from tasks.informed import informed
-from tasks.inputs import refs_behind, run_of_model
-from tasks.masks import masks
-from tasks.publish import publish
-from tasks.resample import resample
-from tasks.showing import show_summary
-from tasks.stage import Run
-from tasks.volume_model import newest_volume_model
+from tasks.artifacts.configuration import configuration_of_model
+from tasks.artifacts.lineage import refs_behind, run_of_model
+from tasks.artifacts.model import newest_volume_model
+from tasks.frame.stage import Run
+from tasks.stages.informed import informed
+from tasks.stages.masks import masks
+from tasks.stages.publish import publish
+from tasks.stages.resample import resample
 
 
 class ResampleParameters(BaseModel):

@@ -3,22 +3,22 @@
 from prefect import flow
 
 from data_catalog import Catalog
-from flows.parameters import Settings, dataset_folder, open_run
-from tasks.agreement import agreement
-from tasks.downstream import arms_of, downstream
-from tasks.encode import encode
-from tasks.fidelity import fidelity
-from tasks.informed import informed
-from tasks.ingest import ingest
-from tasks.inputs import DatasetRefs
-from tasks.masks import masks
-from tasks.preprocess import preprocess
-from tasks.publish import publish
-from tasks.real_features import real_features
-from tasks.report import report
-from tasks.resample import resample
-from tasks.stage import Run, StageResult
-from tasks.train import train_informed, train_slices, tune_volume
+from flows.session.parameters import Settings, dataset_folder, open_run
+from tasks.artifacts.lineage import DatasetRefs
+from tasks.evaluation.agreement import agreement
+from tasks.evaluation.downstream import arms_of, downstream
+from tasks.evaluation.fidelity import fidelity
+from tasks.evaluation.real_features import real_features
+from tasks.evaluation.report import report
+from tasks.frame.stage import Run, StageResult
+from tasks.stages.encode import encode
+from tasks.stages.informed import informed
+from tasks.stages.ingest import ingest
+from tasks.stages.masks import masks
+from tasks.stages.preprocess import preprocess
+from tasks.stages.publish import publish
+from tasks.stages.resample import resample
+from tasks.stages.train import train_informed, train_slices, tune_volume
 
 
 def _exact(run: Run, *refs: str) -> list[str]:

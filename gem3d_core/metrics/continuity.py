@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gem3d_core.errors import BadInput
-from gem3d_core.metrics.fidelity import PLANES, Plane, Volume, plane_slices
+from gem3d_core.metrics.frechet import Volume, plane_slices
+from gem3d_core.spec.terms import PLANES, Plane
 
 Differences = Mapping[Plane, NDArray[np.float64]]
 """Of one volume, by plane: the mean absolute difference of each pair of neighbouring slices (slices - 1,)."""

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import interpolate
 
-from gem3d_core.efficientnet import efficientnet_lite0_network
+from gem3d_core.codec.efficientnet import efficientnet_lite0_network
 from gem3d_core.errors import Gem3dError, NotAvailable
-from gem3d_core.fetch import fetch
+from gem3d_core.machine.download import fetch
 
 Slices = NDArray[np.float32]
 LPIPS_TRUNK = "alexnet_features.safetensors"

@@ -7,7 +7,7 @@ import pytest
 from configs import load, row_config, row_overrides, system_settings, table_rows
 from configs.resolve import profile_names
 from gem3d_core.errors import BadInput
-from gem3d_core.orderings import EXPECTED, REFERENCE
+from gem3d_core.study.claims import EXPECTED, REFERENCE
 
 ROWS = {row.name: row for row in table_rows()}
 

@@ -7,7 +7,7 @@ import pytest
 
 from configs import load
 from configs.resolve import system_names, system_settings
-from flows.parameters import EnhanceParameters, baseline_of, open_run
+from flows.session.parameters import EnhanceParameters, baseline_of, open_run
 from gem3d_core.errors import BadInput
 
 PROFILE = "hippocampus-cpu"

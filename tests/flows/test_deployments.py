@@ -20,9 +20,9 @@ import pytest
 import yaml
 from prefect.flows import Flow, load_flow_from_entrypoint
 
-from gem3d_core.phantoms import write_cohort
-from tasks.inputs import DatasetRefs
-from tasks.stage import StageName
+from gem3d_core.scans.phantoms import write_cohort
+from tasks.artifacts.lineage import DatasetRefs
+from tasks.frame.stage import StageName
 
 ROOT = Path(__file__).resolve().parents[2]
 HIPPOCAMPUS = ROOT.parent / "shared" / "data" / "Task04_Hippocampus"

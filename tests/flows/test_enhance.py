@@ -17,12 +17,12 @@ import pandas as pd
 import pytest
 
 from data_catalog import Catalog
-from gem3d_core.phantoms import write_cohort
-from gem3d_core.volumes import read_volume
+from gem3d_core.scans.phantoms import write_cohort
+from gem3d_core.scans.volumes import read_volume
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 BAD_INPUTS = SHARED / "data" / "Dataset120_BadInputs"
-GEM3D = [sys.executable, "-m", "flows.cli"]
+GEM3D = [sys.executable, "-m", "flows.cli.main"]
 QUICK = ["--profile", "smoke", "--set", "evaluate.downstream=false", "--set", "evaluate.fidelity=false"]
 SECONDS = 420
 

@@ -12,8 +12,8 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from configs import profile_names
-from flows.cli import app
-from tasks.stage import StageName
+from flows.cli.main import app
+from tasks.frame.stage import StageName
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/containers.md")]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from data_catalog import Catalog
-from gem3d_core.phantoms import write_cohort
-from tasks.inputs import read_rows
+from gem3d_core.scans.phantoms import write_cohort
+from tasks.artifacts.files import read_rows
 
 pytestmark = pytest.mark.slow
 
@@ -48,12 +48,12 @@ WITHOUT = {
 }
 RUN_ALL = """
 import json, sys
-from flows.server import own_server
+from flows.session.server import own_server
 
 dataset, catalog, systems = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 with own_server() as wait:
     from flows.enhance import enhance_dataset
-    from flows.parameters import EnhanceParameters
+    from flows.session.parameters import EnhanceParameters
 
     wait()
     for name, settings in systems.items():

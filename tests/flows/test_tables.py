@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from data_catalog import Catalog
-from gem3d_core.phantoms import write_cohort
+from gem3d_core.scans.phantoms import write_cohort
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 ROWS = ["make-a-volume", "gem3d-ig-ma", "paper", "gem3d-ic-ma", "ours"]
@@ -30,12 +30,12 @@ QUICK = {
 }
 RUN_ALL = """
 import json, sys
-from flows.server import own_server
+from flows.session.server import own_server
 
 dataset, catalog, rows, quick = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), json.loads(sys.argv[4])
 with own_server() as wait:
     from flows.enhance import enhance_dataset
-    from flows.parameters import EnhanceParameters, TablesParameters
+    from flows.session.parameters import EnhanceParameters, TablesParameters
     from flows import tables
     from flows.tables import reproduce_tables
 
@@ -213,7 +213,7 @@ def test_usage_errors_name_the_nearest(runs: Runs, tmp_path: Path) -> None:
 
 
 def test_new_volumes_come_from_the_datasets_own_model(runs: Runs) -> None:
-    from tasks.volume_model import newest_volume_model
+    from tasks.artifacts.model import newest_volume_model
 
     newest = newest_volume_model(runs.catalog)
     assert runs.catalog.get(newest).name == "Phantoms-volume"
@@ -223,7 +223,7 @@ def test_new_volumes_come_from_the_datasets_own_model(runs: Runs) -> None:
 
 
 def _gem3d(runs: Runs, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "flows.cli", *arguments]
+    command = [sys.executable, "-m", "flows.cli.main", *arguments]
     done = subprocess.run(command, env=runs.environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == code, done.stderr[-4000:]
     return done

@@ -1,0 +1,1 @@
+"""A run as a person sees it: parameters, ledger, server, what is told."""

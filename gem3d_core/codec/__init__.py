@@ -1,0 +1,1 @@
+"""The frozen first stage: slices to latents and back."""

@@ -1,0 +1,1 @@
+"""New masks from given ones."""

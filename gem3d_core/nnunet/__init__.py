@@ -1,0 +1,1 @@
+"""nnU-Net as planner and judge, in a process of its own."""

@@ -1,0 +1,1 @@
+"""Volumes on disk: formats, dataset layouts, the check of a dataset, and phantoms."""

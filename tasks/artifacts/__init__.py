@@ -1,0 +1,1 @@
+"""What each kind of artifact holds, as values."""

@@ -1,0 +1,87 @@
+"""Artifacts as the stages read them: typed rows over the Parquet indexes, volumes over the NIfTI files."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from data_catalog import Artifact, Catalog
+from gem3d_core.prepare.geometry import Geometry
+from gem3d_core.prepare.intensity import IntensityMap
+from gem3d_core.scans.volumes import read_label
+from tasks.artifacts.files import CASES, read_label_slices, read_rows, read_slices
+
+LabelIds = int | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """One prepared case: where it comes from on the source grid and how its intensities were mapped."""
+
+    case: str
+    patient: str
+    train: bool
+    geometry: Geometry
+    intensity: IntensityMap
+    depth: int
+    """Z, axial slices."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared dataset; volumes are read when asked for."""
+
+    catalog: Catalog
+    artifact: Artifact
+    cases: Mapping[str, PreparedCase]
+
+    @property
+    def train(self) -> list[str]:
+        """Training cases, sorted."""
+        return sorted(name for name, case in self.cases.items() if case.train)
+
+    @property
+    def test(self) -> list[str]:
+        """Held-out cases, sorted."""
+        return sorted(name for name, case in self.cases.items() if not case.train)
+
+    @property
+    def target_spacing(self) -> tuple[float, float, float]:
+        """(x, y, z) mm that nnU-Net chose."""
+        x, y, z = cast("list[float]", self.artifact.meta["target_spacing"])
+        return x, y, z
+
+    def image(self, case: str) -> np.ndarray:
+        """(Z, H, W) float32 in [-1, 1]."""
+        return read_slices(self.catalog.path(self.artifact, f"cases/{case}/image.nii.gz")).astype(np.float32)
+
+    def mask(self, case: str) -> np.ndarray:
+        """(Z, H, W) integer label ids."""
+        return read_label_slices(self.catalog.path(self.artifact, f"cases/{case}/mask.nii.gz"))
+
+    def outline(self, case: str) -> np.ndarray:
+        """(Z, H, W) bool."""
+        return read_label_slices(self.catalog.path(self.artifact, f"cases/{case}/outline.nii.gz")) > 0
+
+    def source_outline(self, case: str) -> np.ndarray:
+        """The outline on the source grid, (X, Y, Z) bool."""
+        return read_label(self.catalog.path(self.artifact, f"cases/{case}/source_outline.nii.gz")).array > 0
+
+
+def open_prepared(catalog: Catalog, ref: str) -> Prepared:
+    """A `prepared` artifact."""
+    artifact = catalog.get(ref)
+    cases = {}
+    for row in read_rows(catalog.path(artifact, CASES)):
+        case = PreparedCase(
+            case=str(row["case"]),
+            patient=str(row["patient"]),
+            train=bool(row["train"]),
+            geometry=Geometry.from_dict(json.loads(str(row["geometry"]))),
+            intensity=IntensityMap.from_dict(json.loads(str(row["intensity"]))),
+            depth=cast("int", row["depth"]),
+        )
+        cases[case.case] = case
+    return Prepared(catalog, artifact, cases)

@@ -1,0 +1,49 @@
+"""The volumes that stage 11 scores: those of a repeat, and paired ones that it draws for the test masks."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from safetensors.torch import load_file
+
+from data_catalog import Artifact, Catalog
+from gem3d_core.machine.reading import ahead
+from tasks.artifacts.files import read_rows
+
+Row = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """One drawn volume beside what it was drawn for: slices (Z, H, W) float32 in [-1, 1], outline (Z, H, W) bool."""
+
+    name: str
+    case: str
+    variant: str
+    """Of the mask: true or augmented."""
+    slices: np.ndarray
+    outline: np.ndarray
+    borders: tuple[int, ...]
+
+
+def accepted(catalog: Catalog, volumes: Artifact) -> list[Row]:
+    """Rows of the accepted volumes of a repeat."""
+    return [row for row in read_rows(catalog.path(volumes, "volumes.parquet")) if row["accepted"]]
+
+
+def open_synthetic(catalog: Catalog, volumes: Artifact, rows: Iterable[Row], threads: int) -> Iterator[Synthetic]:
+    """The volumes of some rows, one at a time, read by several threads."""
+
+    def read(row: Row) -> Synthetic:
+        stored = load_file(catalog.path(volumes, f"volumes/{row['volume']}/slices.safetensors"))
+        return Synthetic(
+            name=str(row["volume"]),
+            case=str(row["mask_case"]),
+            variant=str(row["variant"]),
+            slices=stored["image"].float().numpy(),
+            outline=stored["outline"].numpy(),
+            borders=tuple(json.loads(str(row["borders"]))),
+        )
+
+    return ahead(read, rows, threads)

@@ -1,0 +1,1 @@
+"""`gem3d bench`: measurements on the models of a catalog, and of the catalog itself."""

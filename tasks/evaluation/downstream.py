@@ -1,0 +1,171 @@
+"""Stage 11, downstream: nnU-Net trained on one dataset and tested on the true test split (Table 4)."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from data_catalog import Catalog
+from gem3d_core.errors import Gem3dError
+from gem3d_core.machine.reading import ahead
+from gem3d_core.metrics.overlap import CaseOverlap, Overlap, score_case
+from gem3d_core.nnunet.arms import (
+    ArmSpec,
+    Plans,
+    RawCase,
+    model_files,
+    predict_arm,
+    read_prediction,
+    train_arm,
+    write_images,
+    write_raw,
+)
+from gem3d_core.prepare.geometry import voxel_sizes
+from gem3d_core.scans.dataset import plain_labels
+from gem3d_core.scans.volumes import Volume, read_label, read_volume
+from tasks.artifacts.lineage import DatasetRefs, dataset_path
+from tasks.artifacts.prepared import LabelIds, open_prepared
+from tasks.artifacts.source import Source, open_source, raw_cases
+from tasks.frame.policy import accelerator, stage_task
+from tasks.frame.stage import Product, Run, Stage, StageResult, Work, run_stage
+
+ARM_ID = 1
+"""Number of the dataset in the arm's private workspace."""
+MEAN = "mean"
+"""Name of the row that averages over the labels."""
+
+
+@stage_task("downstream-arm")
+def downstream(run: Run, data: DatasetRefs, arm: str, dataset: str | None) -> StageResult:
+    """`metrics` NAME-arm-{arm}: Dice and HD95 of nnU-Net trained on a published dataset, or on the true training cases.
+
+    All arms use the plan that was made on the true data. The nnU-Net of the true one is kept, to judge drawn volumes.
+    """
+    config = run.config
+    inputs = tuple(ref for ref in (data.source, data.prepared, dataset) if ref)
+    stage = Stage(
+        "downstream", __name__, "metrics", f"{run.name}-arm-{arm}", {"arm": arm_identity(config.evaluate.arm)}, inputs
+    )
+
+    def make(work: Work) -> Product:
+        source = open_source(work.catalog, data.source)
+        opened = open_prepared(work.catalog, data.prepared)
+        plans = Plans.from_dict(json.loads(work.catalog.path(opened.artifact, "plans.json").read_text()))
+        labels = plain_labels(source.labels)
+        threads = config.runtime.threads
+        cases = (
+            raw_cases(source, opened.train, threads) if dataset is None else _published(work.catalog, dataset, threads)
+        )
+        write_raw(
+            work.folder / "raw",
+            ARM_ID,
+            "Arm",
+            cases,
+            labels=labels,
+            channel_name=source.channel,
+            regions_class_order=source.regions_class_order,
+        )
+        with accelerator(config) as device:
+            spec = replace(config.evaluate.arm, device="cuda" if device == "cuda" else "cpu")
+            work.progress.total(spec.epochs, f"epochs of nnU-Net on {arm}")
+            model = train_arm(
+                work.folder, ARM_ID, plans, spec, on_epoch=lambda done, _: work.progress.at(done), threads=threads
+            )
+            images = write_images(work.folder / "test", _images(source, opened.test, threads), source.channel)
+            predicted = predict_arm(work.folder, model, images, work.folder / "predicted", spec, threads=threads)
+        return _product(work, source, predicted, arm, model_files(model) if dataset is None else {}, threads)
+
+    return run_stage(run, stage, make)
+
+
+def arm_identity(arm: ArmSpec) -> dict[str, object]:
+    """What an arm's scores depend on: not where it runs or how often it saves."""
+    return {name: value for name, value in arm.to_dict().items() if name not in {"device", "workers", "save_every"}}
+
+
+def arms_of(
+    run: Run, prepared: str, datasets: list[str], baselines: Mapping[str, str] | None = None
+) -> dict[str, str | None]:
+    """Every arm's dataset, none for the true data; no arms where no case is left to test on."""
+    evaluate = run.config.evaluate
+    if not evaluate.downstream or not open_prepared(Catalog.open(run.catalog), prepared).test:
+        return {}
+    factors = evaluate.factors or range(1, len(datasets) + 1)
+    published = {f"{factor}x": datasets[factor - 1] for factor in factors if factor <= len(datasets)}
+    return {"true": None, **(baselines or {}), **published}
+
+
+def _images(source: Source, names: list[str], threads: int) -> Iterator[RawCase]:
+    def read(name: str) -> RawCase:
+        image = source.cases[name].read_image()
+        return RawCase(name, image.array, image.affine)
+
+    return ahead(read, names, threads)
+
+
+def _published(catalog: Catalog, dataset: str, threads: int) -> Iterator[RawCase]:
+    folder = dataset_path(catalog, dataset)
+
+    def read(image_path: Path) -> RawCase:
+        name = image_path.name.removesuffix("_0000.nii.gz")
+        image, label = read_volume(image_path), read_label(folder / "labelsTr" / f"{name}.nii.gz")
+        return RawCase(name, image.array, image.affine, label.array)
+
+    return ahead(read, sorted((folder / "imagesTr").glob("*_0000.nii.gz")), threads)
+
+
+def _scored(source: Source) -> tuple[dict[str, LabelIds], list[int]]:
+    """The labels to score, and the ids of nnU-Net's `ignore` label, which is none of them."""
+    ids = source.labels.get("ignore", ())
+    scored = {name: i for name, i in source.labels.items() if name != "ignore"}
+    return scored, list(ids) if isinstance(ids, tuple) else [ids]
+
+
+def score(source: Source, prediction: np.ndarray, truth: Volume) -> CaseOverlap:
+    """A predicted label map (X, Y, Z) beside the right one; nobody says what is right where that says `ignore`."""
+    labels, ignored = _scored(source)
+    known = ~np.isin(truth.array, ignored)
+    return score_case(prediction * known, truth.array * known, labels, voxel_sizes(truth.affine))
+
+
+def _product(
+    work: Work, source: Source, predicted: dict[str, Path], arm: str, model: dict[str, Path], threads: int
+) -> Product:
+    """Scores of every test case against the source's own label map."""
+    import pandas as pd
+
+    def scored(item: tuple[str, Path]) -> tuple[str, CaseOverlap]:
+        case, path = item
+        truth = source.cases[case].read_label()
+        return case, score(source, read_prediction(path, truth.affine).astype(np.int16), truth)
+
+    rows = []
+    for case, found in ahead(scored, predicted.items(), threads):
+        for label, overlap in {**found.labels, MEAN: found.mean}.items():
+            rows.append({"arm": arm, "case": case, "label": label, "dice": overlap.dice, "hd95": overlap.hd95})
+    table = pd.DataFrame(rows)
+    table.to_parquet(work.folder / "scores.parquet")
+    means = table[table["label"] == MEAN]
+    meta = {"arm": arm, "dice": float(means["dice"].mean()), "hd95": float(means["hd95"].mean()), "cases": len(means)}
+    files = {"scores.parquet": work.folder / "scores.parquet"} | {f"model/{name}": file for name, file in model.items()}
+    return Product(files, meta, {"metrics": table.assign(group="downstream")})
+
+
+def overlaps_by(rows: Iterable[Mapping[str, object]], key: str) -> list[CaseOverlap]:
+    """Rows of scores, one for each label of a case or volume (`key`), put together again."""
+    cases: dict[str, dict[str, Overlap]] = {}
+    for row in rows:
+        overlap = Overlap(cast("float", row["dice"]), cast("float", row["hd95"]))
+        cases.setdefault(str(row[key]), {})[str(row["label"])] = overlap
+    return [CaseOverlap({k: v for k, v in o.items() if k != MEAN}, o[MEAN]) for o in cases.values()]
+
+
+def trained_model(catalog: Catalog, arm: str) -> Path:
+    """The folder of the nnU-Net that an arm kept. Raises Gem3dError where it kept none."""
+    folder = catalog.view(catalog.get(arm)) / "model"
+    if not folder.is_dir():
+        raise Gem3dError(f"{arm} holds no nnU-Net: only the arm that is trained on the true data keeps it")
+    return folder

@@ -1,0 +1,81 @@
+"""Weights that others trained, as the stages look for them: LPIPS, and the features that FID compares."""
+
+import os
+from pathlib import Path
+
+from torch import nn
+
+from configs import Config
+from gem3d_core.errors import NotAvailable
+from gem3d_core.metrics.features import (
+    LPIPS_TRUNK,
+    Extractor,
+    efficientnet_lite0,
+    find_weights,
+    load_lpips,
+    radimagenet_resnet50,
+)
+from tasks.artifacts.files import hash_file
+from tasks.artifacts.prepared import Prepared
+from tasks.frame.stage import Run
+
+RADIMAGENET_FILE = "RadImageNet-ResNet50.pt"
+
+
+def weights_folder(config: Config) -> Path | None:
+    """Where weights of others are looked for first."""
+    named = config.runtime.weights or os.environ.get("GEM3D_WEIGHTS")
+    return Path(named).expanduser().absolute() if named else None
+
+
+def feature_files(config: Config) -> list[str]:
+    """Files of the network whose features FID compares; those of EfficientNet come with a package."""
+    return [RADIMAGENET_FILE] if config.evaluate.features == "radimagenet-resnet50" else []
+
+
+def weights_hashes(run: Run, names: list[str]) -> dict[str, str | None]:
+    """Content hash of each file; None where there is none.
+
+    They are downloaded first where they can be, so that the next run finds what this one uses.
+    """
+    return {name: _hash(run, name) for name in names}
+
+
+def open_features(config: Config, device: str) -> tuple[Extractor | None, dict[str, str]]:
+    """The network whose features FID compares; none, and why, where it is not available."""
+    try:
+        if config.evaluate.features == "radimagenet-resnet50":
+            return radimagenet_resnet50(find_weights(RADIMAGENET_FILE, weights_folder(config)), device), {}
+        return efficientnet_lite0(device), {}
+    except NotAvailable as reason:
+        return None, {"FID": str(reason)}
+
+
+def open_lpips(config: Config, prepared: Prepared, device: str) -> tuple[nn.Module | None, dict[str, str]]:
+    """The network of LPIPS; none where it is not available, and which paired scores there are not."""
+    if not prepared.test:
+        reason = "there is no test split: with fewer than two patients all cases train"
+        return None, {"MS-SSIM": reason, "LPIPS": reason}
+    try:
+        return load_lpips(weights_folder(config), device, download=False), {}
+    except NotAvailable as reason:
+        return None, {"LPIPS": str(reason)}
+
+
+def without_weights(run: Run) -> dict[str, str]:
+    """Measures that cannot be taken here, and why; weights are downloaded first where they can be."""
+    without = {}
+    for measure, names in {"LPIPS": [LPIPS_TRUNK], "FID": feature_files(run.config)}.items():
+        for name in names:
+            try:
+                find_weights(name, weights_folder(run.config), download=not run.dry)
+            except NotAvailable as reason:
+                without[measure] = str(reason)
+    return without
+
+
+def _hash(run: Run, name: str) -> str | None:
+    try:
+        return hash_file(find_weights(name, weights_folder(run.config), download=not run.dry))
+    except NotAvailable:
+        return None

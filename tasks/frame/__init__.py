@@ -1,0 +1,1 @@
+"""What is the same around every stage: identity, cache, policy, progress."""

@@ -1,0 +1,1 @@
+"""Stages 1 to 10, a file each."""

@@ -1,0 +1,105 @@
+"""Stage 8: edited masks of one repeat, drawn and recorded."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from gem3d_core.machine.files import atomic
+from gem3d_core.masks.augment import Augmented, augment_mask
+from gem3d_core.prepare.geometry import Geometry, canonical_spacing, plan_geometry
+from gem3d_core.prepare.outline import bounding_box
+from gem3d_core.scans.volumes import write_nifti
+from gem3d_core.seeds import derive_seed
+from gem3d_core.spec.masks import AugmentSpec
+from tasks.artifacts.files import CASES
+from tasks.artifacts.lineage import DatasetRefs
+from tasks.artifacts.prepared import Prepared, open_prepared
+from tasks.artifacts.source import Source, open_source
+from tasks.frame.policy import stage_task
+from tasks.frame.stage import Product, Run, Stage, StageResult, Work, run_stage
+
+
+@stage_task("augment-masks")
+def masks(run: Run, data: DatasetRefs, repeat: int) -> StageResult:
+    """`masks` of one repeat: an edit of every training mask, on the source grid and as slices."""
+    config = run.config
+    stage = Stage(
+        "augment-masks",
+        __name__,
+        "masks",
+        f"{run.name}-r{repeat}",
+        {"augment": config.masks.augment, "repeat": repeat},
+        (data.prepared,),
+        run.seed,
+        files=((data.source, CASES),),
+    )
+
+    def make(work: Work) -> Product:
+        opened = open_prepared(work.catalog, data.prepared)
+        source = open_source(work.catalog, data.source)
+        waiting = [case for case in opened.train if not (work.folder / case / "facts.json").exists()]
+        work.progress.total(len(waiting), "masks edited")
+
+        def one(case: str) -> None:
+            seed = derive_seed(run.seed, "mask", repeat, case)
+            _edit_case(work.folder / case, source, opened, config.masks.augment, case, seed)
+
+        with ThreadPoolExecutor(config.runtime.threads) as pool:
+            for done, _ in enumerate(pool.map(one, waiting), start=1):
+                work.progress.at(done)
+        return _product(work, opened)
+
+    return run_stage(run, stage, make)
+
+
+def _edit_case(folder: Path, source: Source, prepared: Prepared, spec: AugmentSpec, case: str, seed: int) -> None:
+    """Edit on the canonical source grid, where nothing is lost to resampling, then slice the edited mask anew."""
+    geometry = prepared.cases[case].geometry
+    label = geometry.to_canonical(source.cases[case].read_label().array)
+    outline = geometry.to_canonical(prepared.source_outline(case))
+    edited = augment_mask(spec, label, outline, canonical_spacing(geometry.affine), seed)
+    moved = plan_geometry(
+        geometry.source_shape,
+        geometry.affine,
+        bounding_box(edited.outline | (edited.mask > 0)),
+        geometry.target_spacing,
+        geometry.slice_size,
+        fit=geometry.fit,
+    )
+    _write(folder, edited, moved)
+
+
+def _write(folder: Path, edited: Augmented, geometry: Geometry) -> None:
+    """The facts are written last and say that the files beside them are whole."""
+    outline = edited.outline.astype(np.uint8)
+    mask_slices = geometry.to_slices(geometry.cropped(edited.mask), label=True, fill=0)
+    outline_slices = geometry.to_slices(geometry.cropped(outline), label=True, fill=0) | (mask_slices > 0)
+    write_nifti(folder / "label.nii.gz", geometry.to_source(edited.mask), geometry.affine)
+    write_nifti(folder / "mask.nii.gz", mask_slices.transpose(2, 1, 0), geometry.prepared_affine)
+    slices = outline_slices.astype(np.uint8).transpose(2, 1, 0)
+    write_nifti(folder / "outline.nii.gz", slices, geometry.prepared_affine)
+    facts = {
+        "accepted": edited.accepted,
+        "reasons": "; ".join(edited.reasons),
+        "edit": json.dumps(edited.edit.to_dict()),
+        "geometry": json.dumps(geometry.to_dict()),
+        "depth": len(mask_slices),
+    }
+    with atomic(folder / "facts.json") as building:
+        building.write_text(json.dumps(facts))
+
+
+def _product(work: Work, prepared: Prepared) -> Product:
+    import pandas as pd
+
+    rows = [{"case": case, **json.loads((work.folder / case / "facts.json").read_text())} for case in prepared.train]
+    table = pd.DataFrame(rows)
+    table.to_parquet(work.folder / "cases.parquet")
+    files = {"cases.parquet": work.folder / "cases.parquet"}
+    for case in prepared.train:
+        for name in ("label", "mask", "outline"):
+            files[f"cases/{case}/{name}.nii.gz"] = work.folder / case / f"{name}.nii.gz"
+    meta = {"masks": len(table), "given_up": int((~table["accepted"]).sum())}
+    return Product(files, meta, {"draws": table.drop(columns=["geometry"]).assign(what="mask", variant="augmented")})
