@@ -34,6 +34,8 @@ class Catalog:
         self._store = store
         self._tables = tables
         self.work = WorkingFolders(store.local_root / "work")
+        self.memory = store.local_root / "memory"
+        """Folder for what only this machine knows; whoever deletes it loses time, nothing else."""
 
     @classmethod
     def open(cls, address: str | Path) -> Catalog:

@@ -2,26 +2,32 @@
 
 from dataclasses import asdict
 from datetime import UTC, datetime
-from uuid import uuid4
 
 from prefect import flow
-from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from configs import Config, change
-from data_catalog import Catalog
+from data_catalog import Artifact, Catalog
+from flows.dag import (
+    ENCODE,
+    INGEST,
+    PREPROCESS,
+    PUBLISH,
+    TRAIN_INFORMED,
+    TRAIN_SLICES,
+    TUNE_VOLUME,
+    made_of,
+    steps_of,
+)
+from flows.enhance import go_through
 from flows.session.ledger import Ledger, Summary
-from flows.session.parameters import catalog_address
+from flows.session.parameters import catalog_address, dataset_folder, new_run_id
 from flows.session.showing import show_summary
 from gem3d_core.errors import BadInput
-from tasks.artifacts.configuration import configuration_of_model
-from tasks.artifacts.lineage import refs_behind, run_of_model
-from tasks.artifacts.model import newest_volume_model
+from tasks.artifacts.lineage import DatasetRefs, refs_behind
+from tasks.artifacts.model import configuration_of, newest_volume_model, samples_volumes
+from tasks.artifacts.prepared import split_sizes
 from tasks.frame.stage import Run
-from tasks.stages.informed import informed
-from tasks.stages.masks import masks
-from tasks.stages.publish import publish
-from tasks.stages.resample import resample
 
 
 class ResampleParameters(BaseModel):
@@ -37,63 +43,67 @@ class ResampleParameters(BaseModel):
         default_factory=dict, description="Changes to the configuration that the model was trained with"
     )
     seed: int | None = Field(None, ge=0, description="Of all draws; else today's date (UTC), as YYYYMMDD")
+    dataset: str | None = Field(None, description="Folder of the true cases, where publish.mix=real adds them")
     use_cache: bool = True
 
 
 @flow(name="resample-dataset")
 def resample_dataset(params: ResampleParameters = ResampleParameters()) -> Summary:  # noqa: B008 - frozen
-    """Stages 7 to 10 with another seed, for a nightly schedule or by hand."""
+    """Stages 7 to 10 with another seed, for a nightly schedule or by hand.
+
+    Where no model is named and the catalog holds none yet, there is nothing to do.
+    """
     address = catalog_address(params.catalog)
     catalog = Catalog.open(address)
-    volume_model = catalog.get(params.model or newest_volume_model(catalog)).ref.full
-    budget = {"runtime.memory": params.memory} if params.memory else {}
-    # nothing is evaluated here, so no factor that was to be
-    changes = {"factor": params.factor, "evaluate.factors": None, **params.overrides, **budget}
-    config = change(configuration_of_model(catalog, volume_model), changes)
-    _require_generator(catalog, volume_model, config)
-    run = Run(
-        catalog=address,
-        run_id=flow_run.id or uuid4().hex,
-        name=run_of_model(catalog.get(volume_model)),
-        config=config,
-        seed=int(datetime.now(UTC).strftime("%Y%m%d")) if params.seed is None else params.seed,
-        use_cache=params.use_cache,
-    )
-    ledger = Ledger(run)
-    _stages(run, ledger, catalog, volume_model)
+    model = catalog.get(params.model) if params.model else newest_volume_model(catalog)
+    if model is None:
+        told = f"nothing to do: {address} holds no volume model yet; `gem3d enhance` trains one"
+        return Summary(run_id=new_run_id(), catalog=address, note=told)
+    run = _run(params, catalog, model, address)
+    ledger, data = Ledger(run), refs_behind(catalog, model)
+    generator = TRAIN_SLICES if run.config.generator == "slice" else TUNE_VOLUME
+    position = _position_models(catalog, run.config, data, model)
+    trained = {generator: [model.ref.full], TRAIN_INFORMED: position}
+    made = made_of({INGEST: [data.source], PREPROCESS: [data.prepared], ENCODE: [data.latents], **trained})
+    steps = steps_of(run.config, after=TUNE_VOLUME, until=PUBLISH)
+    go_through(run, [step for step in steps if step.name not in made.refs], made, ledger)
     summary = ledger.summary()
     show_summary(summary.model_dump())
     return summary
 
 
-def _require_generator(catalog: Catalog, ref: str, config: Config) -> None:
-    artifact = catalog.get(ref)
-    if artifact.meta.get("network") != config.generator:
-        generators = {f"model/{a.name}" for a in catalog.ls("model") if a.meta.get("network") in {"volume", "whole"}}
-        known = ", ".join(sorted(generators))
-        raise BadInput(f"{artifact.ref} is no volume model, which re-sampling needs; there is {known or 'none yet'}")
+def _run(params: ResampleParameters, catalog: Catalog, model: Artifact, address: str) -> Run:
+    """Under the configuration that the model was trained with. Raises BadInput for a model that samples no volumes."""
+    budget = {"runtime.memory": params.memory} if params.memory else {}
+    # nothing is evaluated here, so no factor that was to be
+    changes = {"factor": params.factor, "evaluate.factors": None, **params.overrides, **budget}
+    config = change(configuration_of(catalog, model), changes)
+    if model.meta.get("network") != config.generator:
+        known = ", ".join(sorted({f"model/{a.name}" for a in catalog.ls("model") if samples_volumes(a)}))
+        raise BadInput(f"{model.ref} is no volume model, which re-sampling needs; there is {known or 'none yet'}")
+    return Run(
+        catalog=address,
+        run_id=new_run_id(),
+        name=str(model.meta["dataset"]),
+        config=config,
+        seed=int(datetime.now(UTC).strftime("%Y%m%d")) if params.seed is None else params.seed,
+        use_cache=params.use_cache,
+        dataset=dataset_folder(params.dataset),
+    )
 
 
-def _stages(run: Run, ledger: Ledger, catalog: Catalog, volume_model: str) -> None:
-    data = refs_behind(catalog, volume_model)
-    position_model = _informed_model(catalog, run.config, data.latents, volume_model)
-    volumes = []
-    for repeat in range(run.config.factor):
-        slices = ledger.enter("generate-informed-slices", informed(run, data, position_model, repeat))
-        edited = ledger.enter("augment-masks", masks(run, data, repeat))
-        drawn = resample(run, data, volume_model, slices.ref, edited.ref, repeat)
-        volumes.append(ledger.enter("resample", drawn).ref)
-    for factor in range(1, len(volumes) + 1):
-        ledger.enter("publish", publish(run, data, volumes[:factor], factor))
+def _position_models(catalog: Catalog, config: Config, data: DatasetRefs, model: Artifact) -> list[str]:
+    """The position-conditioned model of the same latents and diffusion: of the volume model's run, else the newest.
 
-
-def _informed_model(catalog: Catalog, config: Config, latents: str, volume_model: str) -> str | None:
-    """The position-conditioned model of the same latents and diffusion: of the volume model's run, else the newest."""
-    run_id, diffusion = catalog.get(volume_model).run_id, asdict(config.diffusion)
+    None where there is no need of it, or where it has to be trained.
+    """
+    if TRAIN_INFORMED.needless(config, split_sizes(catalog, data.prepared).patients):
+        return []
+    diffusion = asdict(config.diffusion)
     found = [
         child
-        for child in catalog.children(latents)
+        for child in catalog.children(data.latents)
         if child.meta.get("network") == "position" and child.meta["diffusion"] == diffusion
     ]
-    found.sort(key=lambda model: model.run_id != run_id)
-    return found[0].ref.full if found else None
+    found.sort(key=lambda position: position.run_id != model.run_id)
+    return [position.ref.full for position in found[:1]]

@@ -1,118 +1,131 @@
-"""Every stage as a flow of its own, with a deployment of the same name; `enhance-dataset` calls them in order."""
+"""Every step as a flow of its own, with a deployment of the same name."""
+
+from collections.abc import Mapping, Sequence
 
 from prefect import flow
 
 from data_catalog import Catalog
-from flows.session.parameters import Settings, dataset_folder, open_run
+from flows.dag import (
+    AUGMENT_MASKS,
+    ENCODE,
+    EVALUATE,
+    INFORMED_SLICES,
+    INGEST,
+    PREPROCESS,
+    PUBLISH,
+    RESAMPLE,
+    TRAIN_INFORMED,
+    TRAIN_SLICES,
+    TUNE_VOLUME,
+    Made,
+    Step,
+    follow,
+    made_of,
+    named,
+)
+from flows.session.parameters import Settings, open_run
 from tasks.artifacts.lineage import DatasetRefs
-from tasks.evaluation.agreement import agreement
-from tasks.evaluation.downstream import arms_of, downstream
-from tasks.evaluation.fidelity import fidelity
-from tasks.evaluation.real_features import real_features
-from tasks.evaluation.report import report
+from tasks.frame.policy import perform_as_task
 from tasks.frame.stage import Run, StageResult
-from tasks.stages.encode import encode
-from tasks.stages.informed import informed
-from tasks.stages.ingest import ingest
-from tasks.stages.masks import masks
-from tasks.stages.preprocess import preprocess
-from tasks.stages.publish import publish
-from tasks.stages.resample import resample
-from tasks.stages.train import train_informed, train_slices, tune_volume
 
 
-def _exact(run: Run, *refs: str) -> list[str]:
-    """References with their versions: a name stands for the newest one now, and for no later one while a stage runs."""
+@flow
+def _stage_flow(run: Run, step: str, made: Made) -> list[StageResult]:
+    return _followed(named(step), run, made)
+
+
+def perform_step(run: Run, step: Step, made: Made) -> list[StageResult]:
+    """A step of a larger run, as a subflow of the step's name."""
+    results: list[StageResult] = _stage_flow.with_options(name=step.name)(run, step.name, made)
+    return results
+
+
+def _followed(step: Step, run: Run, made: Made) -> list[StageResult]:
+    results = follow(step, run, made, perform_as_task)
+    assert results is not None, f"{step.name} was begun before what it reads was made"
+    return results
+
+
+def _alone(step: Step, settings: Settings, name: str, read: Mapping[Step, Sequence[str | None]]) -> list[StageResult]:
+    """A step by itself. name: a reference that tells the run's name.
+
+    A name without a version stands for the newest one now, and for no later one while a stage runs.
+    """
+    run = open_run(settings, name)
     catalog = Catalog.open(run.catalog)
-    return [catalog.get(ref).ref.full for ref in refs]
+    exact = {of: [catalog.get(ref).ref.full for ref in refs if ref] for of, refs in read.items()}
+    return _followed(step, run, made_of(exact))
 
 
-def _exact_data(run: Run, data: DatasetRefs) -> DatasetRefs:
-    source, prepared, latents = _exact(run, data.source, data.prepared, data.latents)
-    return DatasetRefs(source=source, prepared=prepared, latents=latents)
+def _data(data: DatasetRefs) -> dict[Step, Sequence[str | None]]:
+    return {INGEST: [data.source], PREPROCESS: [data.prepared], ENCODE: [data.latents]}
 
 
-@flow(name="ingest", log_prints=False)
-def ingest_flow(settings: Settings, skip_bad: bool = False) -> StageResult:  # noqa: FBT001, FBT002 - a form field
+@flow(name=INGEST.name)
+def ingest_flow(settings: Settings) -> list[StageResult]:
     """Stage 1: dataset folder -> source."""
-    return ingest(open_run(settings), dataset_folder(settings), skip_bad=skip_bad)
+    return _followed(INGEST, open_run(settings), Made())
 
 
-@flow(name="preprocess")
-def preprocess_flow(settings: Settings, source: str) -> StageResult:
+@flow(name=PREPROCESS.name)
+def preprocess_flow(settings: Settings, source: str) -> list[StageResult]:
     """Stage 2: source -> prepared."""
-    run = open_run(settings, source)
-    return preprocess(run, *_exact(run, source))
+    return _alone(PREPROCESS, settings, source, {INGEST: [source]})
 
 
-@flow(name="encode")
-def encode_flow(settings: Settings, prepared: str) -> StageResult:
+@flow(name=ENCODE.name)
+def encode_flow(settings: Settings, prepared: str) -> list[StageResult]:
     """Stage 3: prepared -> latents."""
-    run = open_run(settings, prepared)
-    return encode(run, *_exact(run, prepared))
+    return _alone(ENCODE, settings, prepared, {PREPROCESS: [prepared]})
 
 
-@flow(name="train-slices")
-def train_slices_flow(settings: Settings, latents: str) -> StageResult:
+@flow(name=TRAIN_SLICES.name)
+def train_slices_flow(settings: Settings, latents: str) -> list[StageResult]:
     """Stage 4: latents -> model (slice)."""
-    run = open_run(settings, latents)
-    return train_slices(run, *_exact(run, latents))
+    return _alone(TRAIN_SLICES, settings, latents, {ENCODE: [latents]})
 
 
-@flow(name="tune-volume")
-def tune_volume_flow(settings: Settings, latents: str, slice_model: str | None = None) -> StageResult:
+@flow(name=TUNE_VOLUME.name)
+def tune_volume_flow(settings: Settings, latents: str, slice_model: str | None = None) -> list[StageResult]:
     """Stage 5: latents, model (slice) -> model (volume); without a slice model a 3D network on whole volumes."""
-    run = open_run(settings, latents)
-    (exact,) = _exact(run, latents)
-    return tune_volume(run, exact, *_exact(run, slice_model) if slice_model else [None])
+    return _alone(TUNE_VOLUME, settings, latents, {ENCODE: [latents], TRAIN_SLICES: [slice_model]})
 
 
-@flow(name="train-informed")
-def train_informed_flow(settings: Settings, latents: str) -> StageResult:
+@flow(name=TRAIN_INFORMED.name)
+def train_informed_flow(settings: Settings, latents: str) -> list[StageResult]:
     """Stage 6: latents -> model (informed)."""
-    run = open_run(settings, latents)
-    return train_informed(run, *_exact(run, latents))
+    return _alone(TRAIN_INFORMED, settings, latents, {ENCODE: [latents]})
 
 
-@flow(name="generate-informed-slices")
+@flow(name=INFORMED_SLICES.name)
 def informed_flow(settings: Settings, data: DatasetRefs, informed_model: str | None = None) -> list[StageResult]:
     """Stage 7: latents, model (informed) -> informed, one for each repeat."""
-    run = open_run(settings, data.source)
-    data, model = _exact_data(run, data), _exact(run, informed_model)[0] if informed_model else None
-    return [informed(run, data, model, repeat) for repeat in range(run.config.factor)]
+    return _alone(INFORMED_SLICES, settings, data.source, {**_data(data), TRAIN_INFORMED: [informed_model]})
 
 
-@flow(name="augment-masks")
+@flow(name=AUGMENT_MASKS.name)
 def masks_flow(settings: Settings, data: DatasetRefs) -> list[StageResult]:
     """Stage 8: prepared -> masks, one for each repeat."""
-    run = open_run(settings, data.source)
-    data = _exact_data(run, data)
-    return [masks(run, data, repeat) for repeat in range(run.config.factor)]
+    return _alone(AUGMENT_MASKS, settings, data.source, _data(data))
 
 
-@flow(name="resample")
+@flow(name=RESAMPLE.name)
 def resample_flow(
-    settings: Settings, data: DatasetRefs, volume_model: str, informed: list[str], masks: list[str]
+    settings: Settings, data: DatasetRefs, volume_model: str, informed: list[str], masks: list[str] | None = None
 ) -> list[StageResult]:
     """Stage 9: model (volume), informed, masks -> volumes, one for each repeat."""
-    run = open_run(settings, data.source)
-    data, (model,) = _exact_data(run, data), _exact(run, volume_model)
-    pairs = zip(_exact(run, *informed), _exact(run, *masks), strict=True)
-    return [
-        resample(run, data, model, informed_ref, masks_ref, repeat)
-        for repeat, (informed_ref, masks_ref) in enumerate(pairs)
-    ]
+    read = {**_data(data), TUNE_VOLUME: [volume_model], TRAIN_SLICES: [volume_model]}
+    read |= {INFORMED_SLICES: informed, AUGMENT_MASKS: masks or []}
+    return _alone(RESAMPLE, settings, data.source, read)
 
 
-@flow(name="publish")
+@flow(name=PUBLISH.name)
 def publish_flow(settings: Settings, data: DatasetRefs, volumes: list[str]) -> list[StageResult]:
     """Stage 10: volumes -> datasets at 1x ... Kx, each holding the smaller ones."""
-    run = open_run(settings, data.source)
-    data, volumes = _exact_data(run, data), _exact(run, *volumes)
-    return [publish(run, data, volumes[:factor], factor) for factor in range(1, len(volumes) + 1)]
+    return _alone(PUBLISH, settings, data.source, {**_data(data), RESAMPLE: volumes})
 
 
-@flow(name="evaluate")
+@flow(name=EVALUATE.name)
 def evaluate_flow(
     settings: Settings,
     data: DatasetRefs,
@@ -124,22 +137,19 @@ def evaluate_flow(
 ) -> list[StageResult]:
     """Stage 11: fidelity of the first repeat, an nnU-Net arm for the true data and each dataset, and the report.
 
-    volume_model: that drew the volumes; models: all that were trained; baselines: datasets of other systems, by name,
-    which are arms too. The report comes last.
+    volume_model: that sampled the volumes; models: all that were trained; baselines: datasets of other systems, by
+    name, which are arms too. The report comes last.
     """
     run = open_run(settings, data.source)
-    data = _exact_data(run, data)
-    models, volumes, datasets = (_exact(run, *refs) for refs in (models, volumes, datasets))
-    (drawing,) = _exact(run, volume_model)
-    compared = {name: _exact(run, ref)[0] for name, ref in (baselines or {}).items()}
-    made = []
-    if run.config.evaluate.fidelity:
-        made.append(real_features(run, data))
-        made.append(fidelity(run, data, made[0].ref, drawing, volumes))
-    arms = arms_of(run, data.prepared, datasets, compared)
-    trained = {arm: downstream(run, data, arm, dataset) for arm, dataset in arms.items()}
-    made += trained.values()
-    if "true" in trained:
-        made.append(agreement(run, data, trained["true"].ref, volumes[0]))
-    published = [*datasets, *compared.values()]
-    return [*made, report(run, data, models, volumes, published, [result.ref for result in made])]
+    catalog = Catalog.open(run.catalog)
+
+    def exact(refs: Sequence[str]) -> list[str]:
+        return [catalog.get(ref).ref.full for ref in refs]
+
+    others = [ref for ref in exact(models) if ref not in exact([volume_model])]
+    generator = TRAIN_SLICES if run.config.generator == "slice" else TUNE_VOLUME
+    read = {step: exact([ref for ref in refs if ref]) for step, refs in _data(data).items()}
+    made = made_of({**read, RESAMPLE: exact(volumes), PUBLISH: exact(datasets), generator: exact([volume_model])})
+    made.refs[TRAIN_INFORMED.name] = others
+    made.compared = {name: exact([ref])[0] for name, ref in (baselines or {}).items()}
+    return _followed(EVALUATE, run, made)

@@ -3,30 +3,28 @@
 import sys
 import traceback
 from pathlib import Path
-from uuid import uuid4
 
 from prefect import flow
-from prefect.runtime import flow_run
 
-from configs import table_rows
 from data_catalog import Catalog
+from flows.dag import ENCODE, EVALUATE, INGEST, PREPROCESS, PUBLISH, RESAMPLE, Made, steps_of
+from flows.enhance import go_through
 from flows.session.ledger import Ledger, Summary
-from flows.session.parameters import TablesParameters, dataset_folder, dataset_name, open_run, row_settings
+from flows.session.parameters import TablesJob, TablesParameters, open_tables
 from flows.session.showing import show_tables
-from flows.stages import encode_flow, ingest_flow, preprocess_flow
-from flows.system import draw_volumes, train_models
 from gem3d_core.errors import Gem3dError
 from gem3d_core.machine.processes import Interrupted
-from tasks.artifacts.latents import require_encoder
-from tasks.artifacts.lineage import DatasetRefs
-from tasks.evaluation.agreement import agreement
-from tasks.evaluation.downstream import arms_of, downstream
-from tasks.evaluation.fidelity import fidelity
-from tasks.evaluation.real_features import real_features
+from tasks.artifacts.others import require_encoder
+from tasks.artifacts.prepared import split_sizes
+from tasks.evaluation.agreement import MaskAgreement
+from tasks.evaluation.downstream import Downstream, arms_of
+from tasks.evaluation.fidelity import Fidelity
+from tasks.evaluation.real_features import RealFeatures
 from tasks.evaluation.weights import without_weights
-from tasks.stages.informed import needs_position_model
+from tasks.frame.policy import perform_as_task
+from tasks.frame.stage import Run, Stage
 from tasks.study.rows import RowRefs
-from tasks.study.tables import MARKDOWN, NUMBERS, tables
+from tasks.study.tables import MARKDOWN, NUMBERS, WriteTables
 
 
 class TablesSummary(Summary):
@@ -43,63 +41,71 @@ class TablesSummary(Summary):
 @flow(name="reproduce-tables")
 def reproduce_tables(params: TablesParameters = TablesParameters()) -> TablesSummary:  # noqa: B008 - frozen
     """Tables 1 to 3 and the ablations on a dataset. What the catalog holds already is not made again."""
-    folder, rows = dataset_folder(params), table_rows(params.rows)
-    name, run_id = params.name or dataset_name(folder), params.run_id or flow_run.id or uuid4().hex
-    settings = params.model_copy(update={"dataset": folder, "name": name, "run_id": run_id})
-    of_rows = {row.name: row_settings(settings, row) for row in rows}
-    for own in of_rows.values():
-        require_encoder(open_run(own).config.condition)  # refuses what does not fit before anything is trained
-    plain_first = sorted(rows, key=lambda row: len(row.settings))  # whose configuration stands for a shared model
+    return tables(open_tables(params))
 
-    ledger = Ledger(open_run(settings))
-    for measure, reason in without_weights(ledger.run).items():  # said now, not after hours
+
+def tables(job: TablesJob) -> TablesSummary:
+    """The same of a job that was resolved before."""
+    for run in job.rows.values():
+        require_encoder(run.config.condition)  # refuses what cannot be had before anything is trained
+    ledger, made = Ledger(job.run), Made()
+    for measure, reason in without_weights(job.run.config).items():  # said now, not after hours
         sys.stderr.write(f"no row will have {measure}: {reason}\n")
-    source = ledger.enter("ingest", ingest_flow(settings, settings.skip_bad)).ref
-    prepared = ledger.enter("preprocess", preprocess_flow(settings, source)).ref
-    latents = {row: _encode(of_rows[row], settings, ledger, prepared) for row in of_rows}
-    data = {row: DatasetRefs(source=source, prepared=prepared, latents=ref) for row, ref in latents.items()}
-    shared = data[rows[0].name]
-    features = ledger.enter("evaluate", real_features(ledger.run, shared)).ref
-    judges = arms_of(ledger.run, prepared, [])
-    judge = ledger.enter("evaluate", downstream(ledger.run, shared, "true", None)).ref if judges else None
+    go_through(job.run, [INGEST, PREPROCESS], made, ledger)
+    encoded = {name: _encoded(run, job.run.name, made, ledger) for name, run in job.rows.items()}
+    data = next(iter(encoded.values())).data
+    features = _enter(ledger, RealFeatures(job.run, data.prepared))
+    test = split_sizes(Catalog.open(job.run.catalog), data.prepared).test
+    arms = arms_of(job.run.config, test=test, datasets=[])
+    judge = _enter(ledger, Downstream(job.run, data.source, data.prepared, "true", None)) if arms else None
 
-    made: dict[str, RowRefs] = {}
+    rows: dict[str, RowRefs] = {}
     failed: dict[str, str] = {}
-    for row in (row.name for row in plain_first):
+    for name in sorted(job.rows, key=lambda name: len(job.told[name].settings)):  # plain ones train what others share
         try:
-            made[row] = _row(row, of_rows[row], data[row], features, judge, ledger)
+            rows[name] = _row(name, job.rows[name], encoded[name], features, judge, ledger)
         except Interrupted:
             raise
         except Exception as error:  # noqa: BLE001 - of this row: the others are made all the same
-            failed[row] = _told(error)
-    if not made:
+            failed[name] = _told(error)
+    if not rows:
         raise Gem3dError("; ".join(f"row {row} could not be made: {reason}" for row, reason in failed.items()))
-    overrides = {key: str(value) for key, value in params.overrides.items() if not key.startswith("runtime.")}
-    ledger.enter("tables", tables(ledger.run, source, prepared, list(rows), made, failed, judge, overrides))
+    told = tuple(job.told.values())
+    stage = WriteTables(job.run, data.source, data.prepared, told, rows, failed, judge, dict(job.overrides))
+    _enter(ledger, stage, stage.name)
     summary = _summary(ledger, failed)
     show_tables(Path(summary.tables))
     return summary
 
 
-def _encode(row: TablesParameters, settings: TablesParameters, ledger: Ledger, prepared: str) -> str:
-    """Latents under the dataset's own name, as `enhance` makes them."""
-    return ledger.enter("encode", encode_flow(row.model_copy(update={"name": settings.name}), prepared)).ref
+def _enter(ledger: Ledger, stage: Stage, name: str = EVALUATE.name) -> str:
+    """Perform a stage that is no step of its own, and take it down."""
+    result = perform_as_task(stage)
+    ledger.add(name, [result])
+    return result.ref
 
 
-def _row(
-    name: str, settings: TablesParameters, data: DatasetRefs, features: str, judge: str | None, ledger: Ledger
-) -> RowRefs:
-    """Stages 4 to 9 and the scores of one row."""
-    run = open_run(settings)
+def _encoded(run: Run, name: str, made: Made, ledger: Ledger) -> Made:
+    """Latents of a row, under the dataset's own name as `enhance` makes them."""
+    own = made.copy()
+    go_through(run.under(name), [ENCODE], own, ledger)
+    return own
+
+
+def _row(name: str, run: Run, made: Made, features: str, judge: str | None, ledger: Ledger) -> RowRefs:
+    """The steps from training to re-sampling, and the scores, of one row."""
     own = Ledger(run)
-    models = train_models(settings, own, data.latents, position=needs_position_model(run, data.prepared))
-    (volumes,) = draw_volumes(settings, own, data, models)
-    scores = own.enter("evaluate", fidelity(run, data, features, models.drawing, [volumes])).ref
-    judged = own.enter("evaluate", agreement(run, data, judge, volumes)).ref if judge else None
-    ledger.results += [result.model_copy(update={"stage": f"{result.stage} ({name})"}) for result in own.results]
+    steps = steps_of(run.config, after=ENCODE, until=PUBLISH)
+    go_through(run, [step for step in steps if step is not PUBLISH], made, own)
+    model, (volumes,), data = made.generator(run.config), made.all(RESAMPLE), made.data
+    fidelity = Fidelity(run, data.source, data.prepared, data.latents, features, model, (volumes,))
+    scores = _enter(own, fidelity)
+    judged = _enter(own, MaskAgreement(run, data.source, data.prepared, judge, volumes)) if judge else None
+    for result in own.results:
+        ledger.add(f"{result.stage} ({name})", [result])
     return RowRefs(
-        models=models.all,
-        drawing=models.drawing,
+        models=made.models,
+        drawing=model,
         volumes=volumes,
         fidelity=scores,
         agreement=judged,

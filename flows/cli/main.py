@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.session.environment import prepare_environment
 from flows.session.running import BAD_INPUT, FAILED, INTERRUPTED, fail, print_json, run_flow
 from gem3d_core.errors import BadInput, Gem3dError
 
 if TYPE_CHECKING:
     from flows.session.ledger import Summary
-    from flows.session.parameters import EnhanceParameters
+    from flows.session.parameters import EnhanceJob
 
 
 app = typer.Typer(
@@ -38,6 +39,7 @@ NoCache = Annotated[bool, typer.Option("--no-cache", help="Make everything anew,
 
 def main() -> None:
     """Run the command line; exit codes: 0 done, 1 failed, 2 bad input or usage, 130 interrupted."""
+    prepare_environment()
     try:
         app()
     except Gem3dError as error:
@@ -102,6 +104,9 @@ def enhance(
     name: Annotated[str | None, typer.Option(help="Name in the catalog.")] = None,
     mix: Annotated[str | None, typer.Option(help="none, or real: add the true training cases to the datasets.")] = None,
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
+    with_stages: Annotated[
+        list[str] | None, typer.Option("--with", metavar="STAGE", help="Run this stage although nothing needs it.")
+    ] = None,
     memory: Memory = None,
     weights: Weights = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without faulty cases.")] = False,
@@ -125,6 +130,7 @@ def enhance(
         "seed": seed,
         "name": name,
         "until": until,
+        "with_stages": with_stages or [],
         "skip_bad": skip_bad,
         "use_cache": not no_cache,
     }
@@ -132,43 +138,31 @@ def enhance(
         _dry_run(values, as_json=as_json)
         return
 
-    def check() -> "EnhanceParameters":
-        from flows.session.parameters import baseline_of, open_run
+    def check() -> "EnhanceJob":
+        return _enhance_job(values)
 
-        parameters = _enhance_parameters(values)
-        baseline_of(parameters, open_run(parameters))
-        return parameters
+    def prepare(job: "EnhanceJob") -> "Callable[[], Summary]":
+        from prefect import flow
 
-    def prepare(parameters: "EnhanceParameters") -> "Callable[[], Summary]":
-        from flows.enhance import enhance_dataset
+        from flows.enhance import enhance, enhance_dataset
 
-        return partial(enhance_dataset, parameters)
+        return partial(flow(name=enhance_dataset.name)(enhance), job)
 
     from flows.session.telling import tell
 
     run_flow(check, prepare, tell, as_json=as_json)
 
 
-def _enhance_parameters(values: dict[str, object]) -> "EnhanceParameters":
-    from flows.session.parameters import EnhanceParameters, checked
+def _enhance_job(values: dict[str, object]) -> "EnhanceJob":
+    from flows.session.parameters import EnhanceParameters, checked, open_job
 
-    return checked(EnhanceParameters, values)
+    return open_job(checked(EnhanceParameters, values))
 
 
 def _dry_run(values: dict[str, object], *, as_json: bool) -> None:
-    from flows.session.parameters import baseline_of, dataset_folder, open_run
-    from tasks.planning.forecast import forecast
+    from flows.dry_run import dry_run
 
-    parameters = _enhance_parameters(values)
-    run = open_run(parameters)
-    baseline = baseline_of(parameters, run)
-    told = forecast(
-        run,
-        dataset_folder(parameters),
-        baseline=None if baseline is None else open_run(baseline),
-        until=parameters.until,
-        skip_bad=parameters.skip_bad,
-    )
+    told = dry_run(_enhance_job(values))
     if as_json:
         print_json(told.model_dump())
     else:

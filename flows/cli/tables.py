@@ -11,7 +11,7 @@ from flows.cli.catalog import CatalogOption, Json
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flows.session.parameters import TablesParameters
+    from flows.session.parameters import TablesJob
     from flows.tables import TablesSummary
 
 
@@ -49,9 +49,8 @@ def tables(
     given |= {"runtime.weights": str(weights.absolute())} if weights else {}
     given |= {"runtime.memory": memory} if memory else {}
 
-    def check() -> "TablesParameters":
-        from configs import table_rows
-        from flows.session.parameters import TablesParameters, checked, open_run, row_settings
+    def check() -> "TablesJob":
+        from flows.session.parameters import TablesParameters, checked, open_tables
 
         parameters = checked(
             TablesParameters,
@@ -66,14 +65,15 @@ def tables(
                 "skip_bad": skip_bad,
             },
         )
-        for row in table_rows(parameters.rows):
-            open_run(row_settings(parameters, row))
-        return parameters
+        return open_tables(parameters)
 
-    def prepare(parameters: "TablesParameters") -> "Callable[[], TablesSummary]":
+    def prepare(job: "TablesJob") -> "Callable[[], TablesSummary]":
+        from prefect import flow
+
         from flows.tables import reproduce_tables
+        from flows.tables import tables as make_tables
 
-        return partial(reproduce_tables, parameters)
+        return partial(flow(name=reproduce_tables.name)(make_tables), job)
 
     if run_flow(check, prepare, _tell, as_json=as_json).failed:
         raise typer.Exit(FAILED)

@@ -4,9 +4,6 @@ import logging
 import os
 import warnings
 
-from data_catalog.errors import CatalogError
-from gem3d_core.errors import Gem3dError
-
 DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
@@ -32,6 +29,9 @@ def quieten() -> None:
 
 
 def _not_explained(record: logging.LogRecord) -> bool:
+    from data_catalog.errors import CatalogError
+    from gem3d_core.errors import Gem3dError
+
     error = record.exc_info[1] if record.exc_info else None
     told = "Finished in state Failed", "Crash detected"
     explained = isinstance(error, Gem3dError | CatalogError)

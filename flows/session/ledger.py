@@ -1,23 +1,25 @@
 """What a run did, stage by stage, and how it is told to a person, to a script and to Prefect."""
 
 from collections.abc import Sequence
-from typing import TypeVar, cast
+from typing import cast
 
 from pydantic import BaseModel
 
-from data_catalog import Catalog
+from data_catalog import Artifact, Catalog
+from flows.dag import Outcome
 from tasks.artifacts.lineage import dataset_path
+from tasks.artifacts.metrics import AGREEMENT, FIDELITY, arms_among, measured_by
 from tasks.frame.stage import Run, StageResult
-
-R = TypeVar("R", StageResult, list[StageResult])
 
 
 class StageLine(BaseModel):
     """One stage of the summary; the repeats of a stage are one line."""
 
     name: str
-    seconds: float
-    cached: bool
+    seconds: float = 0.0
+    cached: bool = False
+    note: str = ""
+    """Why it was not run, and what would need it."""
 
 
 class DatasetLine(BaseModel):
@@ -38,34 +40,35 @@ class Summary(BaseModel):
     datasets: list[DatasetLine] = []
     metrics: dict[str, float | None] = {}
     report: str | None = None
-
-
-class Reached(Exception):  # noqa: N818 - not an error
-    """The stage that `until` names is done."""
+    note: str = ""
+    """What there is to say where nothing was done."""
 
 
 class Ledger:
-    """Takes down every stage's result; ends the flow after the stage that `until` names."""
+    """Takes down every step's outcome."""
 
-    def __init__(self, run: Run, until: str | None = None) -> None:
+    def __init__(self, run: Run) -> None:
         self.run = run
-        self.until = until
         self.results: list[StageResult] = []
+        self.needless: dict[str, str] = {}
 
-    def enter(self, stage: str, results: R) -> R:
-        """Take down what a stage returned, under the stage's name. Raises Reached after the last one wanted."""
-        listed = results if isinstance(results, list) else [results]
-        self.results += [result.model_copy(update={"stage": stage}) for result in listed]
-        if stage == self.until:
-            raise Reached(stage)
-        return results
+    def enter(self, outcome: Outcome, beside: str = "") -> None:
+        """Take down what became of a step; `beside`: the system or row that it was done for, beside the run's own."""
+        name = f"{outcome.step.name} ({beside})" if beside else outcome.step.name
+        if outcome.needless:
+            self.needless[name] = outcome.needless
+        self.add(name, outcome.results or [])
+
+    def add(self, name: str, results: Sequence[StageResult]) -> None:
+        """Take down results under a name."""
+        self.results += [result.model_copy(update={"stage": name}) for result in results]
 
     def summary(self) -> Summary:
         """The results so far."""
         catalog = Catalog.open(self.run.catalog)
         artifacts = [catalog.get(result.ref) for result in self.results]
         datasets = [
-            DatasetLine(ref=a.ref.full, factor=int(str(a.meta["factor"])), path=str(dataset_path(catalog, a.ref.full)))
+            DatasetLine(ref=a.ref.full, factor=int(str(a.meta["factor"])), path=str(dataset_path(catalog, a)))
             for a in artifacts
             if a.kind == "dataset" and a.name == f"{self.run.name}-{a.meta['factor']}x"  # not another system's
         ]
@@ -73,10 +76,11 @@ class Ledger:
         return Summary(
             run_id=self.run.run_id,
             catalog=self.run.catalog,
-            stages=_lines(self.results),
+            stages=_lines(self.results)
+            + [StageLine(name=n, note=f"not needed: {r}") for n, r in self.needless.items()],
             artifacts=[result.ref for result in self.results],
             datasets=datasets,
-            metrics=_metrics(catalog, self.results),
+            metrics=_metrics(artifacts),
             report=str(catalog.view(reports[-1])) if reports else None,
         )
 
@@ -91,16 +95,14 @@ def _lines(results: Sequence[StageResult]) -> list[StageLine]:
     return list(lines.values())
 
 
-def _metrics(catalog: Catalog, results: Sequence[StageResult]) -> dict[str, float | None]:
-    """The headline numbers of the metrics artifacts: means of the fidelity scores, of the arms, of mask agreement."""
+def _metrics(artifacts: Sequence[Artifact]) -> dict[str, float | None]:
+    """The headline numbers: means of the fidelity scores, of the arms, of mask agreement."""
     metrics: dict[str, float | None] = {}
-    for artifact in (catalog.get(result.ref) for result in results):
-        if artifact.kind == "metrics" and "arm" in artifact.meta:
-            arm = artifact.meta["arm"]
-            metrics |= {f"{name} trained on {arm}": cast("float", artifact.meta[name]) for name in ("dice", "hd95")}
-        elif artifact.kind == "metrics" and "agreement" in artifact.meta:
-            metrics["mask agreement"] = cast("float", artifact.meta["agreement"])
-        elif artifact.kind == "metrics" and "means" in artifact.meta:
-            metrics |= cast("dict[str, float | None]", artifact.meta["means"])
-            metrics |= dict.fromkeys(cast("dict[str, str]", artifact.meta["missing"]))
+    for measured in measured_by(FIDELITY, artifacts):
+        metrics |= cast("dict[str, float | None]", measured.meta["means"])
+        metrics |= dict.fromkeys(cast("dict[str, str]", measured.meta["missing"]))
+    for arm, scores in arms_among(artifacts).items():
+        metrics |= {f"{name} trained on {arm}": cast("float", scores.meta[name]) for name in ("dice", "hd95")}
+    for judged in measured_by(AGREEMENT, artifacts):
+        metrics["mask agreement"] = cast("float", judged.meta["agreement"])
     return metrics

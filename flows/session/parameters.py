@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
@@ -10,13 +11,15 @@ from uuid import uuid4
 from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
-from configs import TableRow, load, row_overrides, system_settings
+from configs import TableRow, load, row_overrides, system_settings, table_rows
 from data_catalog import Ref
 from data_catalog.refs import check_name
+from flows.dag import Step, named, steps_of
 from gem3d_core.errors import BadInput
-from tasks.frame.stage import Run, StageName
+from tasks.frame.stage import Run
 
 S = TypeVar("S", bound=BaseModel)
+DEFAULT_PROFILE = "hippocampus-cpu"
 
 
 class Settings(BaseModel):
@@ -32,7 +35,7 @@ class Settings(BaseModel):
     seed: int | None = Field(None, ge=0, description="Of all draws after training; else the configuration's seed")
     name: str | None = Field(None, description="Name in the catalog; else the dataset folder's, without its number")
     use_cache: bool = Field(True, description="Take from the catalog what is there already")
-    run_id: str | None = Field(None, description="Set by the flow")
+    skip_bad: bool = Field(False, description="Go on without faulty cases; they are listed in the report")
 
     @field_validator("name")
     @classmethod
@@ -43,15 +46,24 @@ class Settings(BaseModel):
 class EnhanceParameters(Settings):
     """Parameters of enhance-dataset."""
 
-    skip_bad: bool = Field(False, description="Go on without faulty cases; they are listed in the report")
-    until: StageName | None = Field(None, description="Stop after this stage")
+    until: str | None = Field(None, description="Stop after this stage")
+    with_stages: list[str] = Field(default_factory=list, description="Stages to run although nothing needs them")
+
+    @field_validator("until")
+    @classmethod
+    def _is_a_stage(cls, until: str | None) -> str | None:
+        return None if until is None else named(until).name
+
+    @field_validator("with_stages")
+    @classmethod
+    def _are_stages(cls, stages: list[str]) -> list[str]:
+        return [named(stage).name for stage in stages]
 
 
 class TablesParameters(Settings):
     """Parameters of reproduce-tables; overrides hold for every row, and what makes a row is not among them."""
 
     rows: list[str] | None = Field(None, description="Rows by name, such as paper, ours; else all")
-    skip_bad: bool = Field(False, description="Go on without faulty cases")
 
     @field_validator("factor")
     @classmethod
@@ -61,12 +73,10 @@ class TablesParameters(Settings):
         return factor
 
 
-def dataset_folder(settings: Settings) -> str:
-    """The dataset that a run is about. Raises BadInput when none is named."""
-    folder = settings.dataset or os.environ.get("GEM3D_DATASET")
-    if not folder:
-        raise BadInput("no dataset: name a folder (parameter `dataset`) or set GEM3D_DATASET")
-    return str(Path(folder).expanduser().absolute())
+def dataset_folder(named: str | None) -> str | None:
+    """The dataset's folder: as named, else GEM3D_DATASET; made absolute."""
+    folder = named or os.environ.get("GEM3D_DATASET")
+    return None if not folder else str(Path(folder).expanduser().absolute())
 
 
 def catalog_address(named: str | None) -> str:
@@ -75,31 +85,85 @@ def catalog_address(named: str | None) -> str:
     return address if "://" in address else str(Path(address).expanduser().absolute())
 
 
-def open_run(settings: Settings, ref: str | None = None) -> Run:
-    """The run that settings describe, its configuration resolved; its name may come from what it reads, `ref`."""
-    profile = settings.profile or os.environ.get("GEM3D_PROFILE") or "hippocampus-cpu"
+def open_run(settings: Settings, ref: str | None = None, *, name: str | None = None) -> Run:
+    """The run that settings describe, its configuration resolved; its name may come from what it reads, `ref`.
+
+    Raises BadInput where neither names it, and for settings that do not fit together.
+    """
+    profile = settings.profile or os.environ.get("GEM3D_PROFILE") or DEFAULT_PROFILE
     overrides = dict(settings.overrides) | ({"factor": settings.factor} if settings.factor else {})
+    folder = dataset_folder(settings.dataset)
+    if folder is None and ref is None:
+        raise BadInput("no dataset: name a folder (parameter `dataset`) or set GEM3D_DATASET")
     config = load(profile, overrides)
     return Run(
         catalog=catalog_address(settings.catalog),
-        run_id=settings.run_id or flow_run.id or uuid4().hex,
-        name=settings.name or (name_of(ref) if ref else dataset_name(dataset_folder(settings))),
+        run_id=new_run_id(),
+        name=name or settings.name or (Ref.parse(ref).name if ref else dataset_name(str(folder))),
         config=config,
         seed=config.seed if settings.seed is None else settings.seed,
         use_cache=settings.use_cache,
+        dataset=folder,
+        skip_bad=settings.skip_bad,
     )
 
 
-def row_settings(settings: TablesParameters, row: TableRow) -> TablesParameters:
-    """A row's own: rows share a name in the catalog, so that what two of them have in common is made once."""
-    profile = open_run(settings).config.profile
-    overrides = row_overrides(row, profile, settings.overrides)
-    named = {"name": f"{settings.name}-tables", "run_id": f"{settings.run_id}-{row.name}"}
-    return settings.model_copy(update={"overrides": overrides, "profile": profile, "factor": None, **named})
+def new_run_id() -> str:
+    """That of the Prefect run where there is one."""
+    return flow_run.id or uuid4().hex
 
 
-def baseline_of(settings: EnhanceParameters, run: Run) -> EnhanceParameters | None:
-    """Settings of the system that `evaluate.baseline` names, on the same data and budget; none where it names none.
+@dataclass(frozen=True)
+class EnhanceJob:
+    """What `enhance` is to do, all of it resolved."""
+
+    run: Run
+    until: Step | None = None
+    asked: frozenset[str] = frozenset()
+    """Stages that are run although nothing needs them."""
+    baseline: Run | None = None
+    """Another system on the same data, whose dataset is one more arm of the evaluation."""
+
+
+def open_job(params: EnhanceParameters) -> EnhanceJob:
+    """The job that parameters describe. Raises BadInput, before anything is done, where they do not fit together."""
+    run = open_run(params)
+    until = None if params.until is None else named(params.until)
+    steps_of(run.config, until=until)  # refuses a stage that the system does without
+    asked = frozenset([*params.with_stages, *([until.name] if until else [])])
+    return EnhanceJob(run, until, asked, baseline_of(params, run))
+
+
+@dataclass(frozen=True)
+class TablesJob:
+    """What `tables` is to do, all of it resolved: the profile's own run, and each row's with what is told of it.
+
+    Rows share a name in the catalog, so that what two of them have in common is made once.
+    """
+
+    run: Run
+    rows: Mapping[str, Run]
+    told: Mapping[str, TableRow]
+    overrides: Mapping[str, str]
+    """What was set by hand for all rows, for the record."""
+
+
+def open_tables(params: TablesParameters) -> TablesJob:
+    """The job that parameters describe. Raises BadInput, before anything is done, where a row does not fit."""
+    run, told = open_run(params), {row.name: row for row in table_rows(params.rows)}
+    overrides = {key: str(value) for key, value in params.overrides.items() if not key.startswith("runtime.")}
+    return TablesJob(run, {name: _row_run(params, run, row) for name, row in told.items()}, told, overrides)
+
+
+def _row_run(params: TablesParameters, run: Run, row: TableRow) -> Run:
+    overrides = row_overrides(row, run.config.profile, params.overrides)
+    changed = params.model_copy(update={"overrides": overrides, "profile": run.config.profile, "factor": None})
+    opened = open_run(changed, name=f"{run.name}-tables")
+    return opened.model_copy(update={"run_id": f"{run.run_id}-{row.name}"})
+
+
+def baseline_of(settings: EnhanceParameters, run: Run) -> Run | None:
+    """The run of the system that `evaluate.baseline` names, on the same data and budget; none where it names none.
 
     Raises BadInput, before anything is trained, where that system does not fit what else is set.
     """
@@ -124,10 +188,8 @@ def baseline_of(settings: EnhanceParameters, run: Run) -> EnhanceParameters | No
     overrides = {**shared, **settings.overrides, **laid, **changes, "system": system}
     if overrides.get("generator") == "whole":
         overrides["tune_volume.steps"] = config.train_slices.steps + config.tune_volume.steps
-    name, run_id = f"{run.name}-{system}", f"{run.run_id}-{system}"
-    baseline = settings.model_copy(update={"overrides": overrides, "factor": None, "name": name, "run_id": run_id})
-    open_run(baseline)
-    return baseline
+    baseline = settings.model_copy(update={"overrides": overrides, "factor": None})
+    return open_run(baseline, name=f"{run.name}-{system}").model_copy(update={"run_id": f"{run.run_id}-{system}"})
 
 
 def checked(kind: type[S], values: Mapping[str, object]) -> S:
@@ -139,11 +201,6 @@ def checked(kind: type[S], values: Mapping[str, object]) -> S:
             f"--{e['loc'][0]} {e['input']!r}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()
         )
         raise BadInput(listed) from error
-
-
-def name_of(ref: str) -> str:
-    """Name of the dataset that an artifact belongs to: `volumes/Hippocampus-r0@3f2a` -> `Hippocampus`."""
-    return re.sub(r"-r\d+$", "", Ref.parse(ref).name)
 
 
 def dataset_name(folder: str) -> str:

@@ -25,19 +25,27 @@ def run_flow(
     check: returns the parameters; what is wrong with them is said before a server is started.
     prepare: imports the flow and returns what starts it; its imports take about as long as the server.
     """
-    from flows.session.environment import prepare_environment, quieten
+    from flows.session.environment import quieten
 
-    prepare_environment()
     quieten()
     try:
         summary = _started(partial(prepare, check()))
-    except KeyboardInterrupt as error:
-        fail(f"{error or 'interrupted'}; the same command goes on from what is finished", INTERRUPTED)
+    except KeyboardInterrupt:
+        fail(_interrupted(), INTERRUPTED)
     if as_json:
         print_json(summary.model_dump())
     else:
         sys.stdout.write(f"{tell(summary)}\n")
     return summary
+
+
+def _interrupted() -> str:
+    """Which stage was left, and where the same command goes on."""
+    from tasks.frame.stage import under_way
+
+    if not under_way:
+        return "interrupted between two stages; the same command goes on from what is finished"
+    return f"interrupted in stage {under_way[-1]}; the same command goes on from its last checkpoint or finished part"
 
 
 def fail(message: str, code: int) -> NoReturn:

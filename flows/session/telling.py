@@ -6,13 +6,15 @@ import shutil
 import sys
 from pathlib import Path
 
-from flows.session.ledger import Summary
+from flows.session.ledger import StageLine, Summary
 
 
 def tell(summary: Summary) -> str:
     """Stages with their times, where everything lies, and what to try next."""
-    lines = [_stage(line.name, line.seconds, cached=line.cached) for line in summary.stages]
-    if all(line.cached for line in summary.stages):
+    if summary.note:
+        return summary.note
+    lines = [_stage(line) for line in summary.stages]
+    if all(line.cached or line.note for line in summary.stages):
         lines.append("Nothing to do: every stage was in the catalog already.")
     lines += ["", f"catalog   {summary.catalog}"]
     lines += [f"dataset   {d.path}  ({d.factor}x, {_short(d.ref)})" for d in summary.datasets]
@@ -23,8 +25,8 @@ def tell(summary: Summary) -> str:
     return "\n".join(lines)
 
 
-def _stage(name: str, seconds: float, *, cached: bool) -> str:
-    return f"{name:<26}{'cached' if cached else _clock(seconds):>10}"
+def _stage(line: StageLine) -> str:
+    return f"{line.name:<26}{line.note or ('cached' if line.cached else _clock(line.seconds)):>10}"
 
 
 def _clock(seconds: float) -> str:

@@ -122,7 +122,7 @@ def _draw(model: VolumeModel, method: Method, recipes: Iterable[Recipe], tally: 
             slices = draw_reference(model, recipe, algorithm)
             tally.network_calls = algorithm.network_calls
             tally.windows = algorithm.network_calls // spec.steps
-            yield Drawn(recipe.name, slices, drawn_borders(model, recipe, spec))
+            yield Drawn(recipe, slices, drawn_borders(model, recipe, spec))
         return
 
     calls = window_calls(spec, informed=model.network.facts.condition.informed)

@@ -1,19 +1,16 @@
-"""Networks by their facts: built with fresh weights, written to a folder, opened again."""
+"""Networks by their facts: built with fresh weights, their weights written and read again."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from diffusers import ModelMixin, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from gem3d_core.codec.interface import Codec
-from gem3d_core.machine.checkpoints import Tensors
 from gem3d_core.machine.files import atomic
 from gem3d_core.networks.image_encoders import open_encoder
 from gem3d_core.networks.injections import Branched, CrossAttended, ImageEncoder
@@ -23,18 +20,11 @@ from gem3d_core.networks.whole import WholeNetwork
 from gem3d_core.spec.method import ConditionSpec, NetworkFacts, UNetSpec
 
 
-def save_network(folder: Path, facts: NetworkFacts, weights: Tensors) -> None:
-    """Write network.json and then weights.safetensors into a folder of their own: where those are, both are whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic(folder / "network.json") as building:
-        building.write_text(json.dumps(asdict(facts), indent=1, sort_keys=True))
-    with atomic(folder / "weights.safetensors") as building:
+def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write weights as safetensors, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as building:
         save_file({name: t.detach().cpu().contiguous() for name, t in weights.items()}, building)
-
-
-def load_facts(path: Path) -> NetworkFacts:
-    """The facts of a network.json."""
-    return facts_from(json.loads(path.read_text()))
 
 
 def facts_from(values: dict[str, Any]) -> NetworkFacts:
@@ -72,6 +62,7 @@ def build(facts: NetworkFacts, seed: int, encoder: ImageEncoder | None = None) -
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
+    """Torch draws from a seed within the block, and goes on as before behind it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -94,21 +85,27 @@ def _slice_network(facts: NetworkFacts, encoder: ImageEncoder | None) -> SliceNe
     return Branched(facts) if facts.condition.injection == "controlnet" else SliceNetwork(facts)
 
 
-def encoder_of(facts: NetworkFacts, codec: Codec | None, device: torch.device) -> ImageEncoder | None:
-    """The image encoder of a network; none for those without one. Raises NotAvailable where it cannot be had."""
+def encoder_of(
+    facts: NetworkFacts, codec: Codec | None, device: torch.device, folder: Path | None = None
+) -> ImageEncoder | None:
+    """The image encoder of a network, from a folder or as its facts name it; none for those without one.
+
+    Raises NotAvailable where it cannot be had.
+    """
     if facts.condition.injection != "cross_attention" or facts.kind in {"position", "whole"}:
         return None
     if codec is None:
         raise ValueError("an image encoder sees decoded slices: give the codec of the latents")
-    return open_encoder(facts.condition.image_encoder, codec, device)
+    return open_encoder(facts.condition.image_encoder if folder is None else str(folder), codec, device)
 
 
-def load_network(network_json: Path, weights: Path, device: torch.device, codec: Codec | None = None) -> Network:
-    """A saved network, frozen, on a device; `codec` is that of its latents."""
-    facts = load_facts(network_json)
-    encoder = encoder_of(facts, codec, device)
+def load_network(
+    facts: NetworkFacts, weights: Path, device: torch.device, codec: Codec | None = None, encoder: Path | None = None
+) -> Network:
+    """A saved network, frozen, on a device; `codec` is that of its latents. Raises as `encoder_of`."""
+    tokens = encoder_of(facts, codec, device, encoder)
     with torch.device("meta"):
-        network = _build(facts, encoder)
+        network = _build(facts, tokens)
     network.load_state_dict(load_file(weights), assign=True)
     freeze(network)
     return network.to(device)

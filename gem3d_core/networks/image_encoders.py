@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -13,6 +15,8 @@ from gem3d_core.codec.interface import Codec
 from gem3d_core.errors import NotAvailable
 
 LITE = "efficientnet-lite0"
+CLIP_FILES = ("config.json", "*.safetensors")
+"""What a CLIP vision model consists of."""
 LITE_WIDTH, LITE_SIDE, LITE_TOKENS = 320, 128, 16
 """Channels of EfficientNet-Lite0 before its head, the side that slices are resized to for it, and the tokens there."""
 
@@ -63,6 +67,21 @@ def blank(name: str) -> Blank:
     return Blank((config.image_size // config.patch_size) ** 2 + 1, config.hidden_size)
 
 
+def find_encoder(name: str, *, download: bool) -> Path | None:
+    """The folder of a CLIP vision model: as named, or the snapshot of a hub id; none for one that a package brings.
+
+    Raises NotAvailable where there is none.
+    """
+    if name == LITE:
+        return None
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(CLIP_FILES), local_files_only=not download))
+    except (OSError, ValueError) as error:  # the hub's errors, and an id that cannot be one
+        raise _no_clip(name, error) from error
+
+
 def open_encoder(name: str, codec: Codec, device: torch.device) -> FrozenEncoder:
     """An encoder by name: efficientnet-lite0, or a folder or hub id of a CLIP vision model.
 
@@ -105,8 +124,12 @@ def _clip(name: str, what: str) -> Any:
 
         return getattr(transformers, what).from_pretrained(name)
     except (ImportError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise NotAvailable(
-            f"condition.image_encoder={name!r}: no CLIP vision model in such a folder or on the hub ({reason}): "
-            f"`pip install transformers` and give a folder that holds one, or set {LITE}"
-        ) from error
+        raise _no_clip(name, error) from error
+
+
+def _no_clip(name: str, error: Exception) -> NotAvailable:
+    reason = " ".join(str(error).split())
+    return NotAvailable(
+        f"condition.image_encoder={name!r}: no CLIP vision model in such a folder or on the hub ({reason}): "
+        f"`pip install transformers` and give a folder that holds one, or set {LITE}"
+    )

@@ -15,6 +15,7 @@ from gem3d_core.errors import BadInput
 from gem3d_core.prepare.geometry import Box, Geometry, Spacing3, canonical_array, orientation_of, plan_geometry
 from gem3d_core.prepare.intensity import IntensityMap, fit_intensity
 from gem3d_core.prepare.outline import Outline, OutlineKind, bounding_box, find_outline
+from gem3d_core.prepare.resampling import from_slices, to_slices
 from gem3d_core.scans.volumes import Volume
 from gem3d_core.spec.prepare import PrepareSpec
 from gem3d_core.spec.terms import Modality
@@ -53,7 +54,7 @@ def prepare_case(
     canonical = canonical_array(image.array, orientation)
     labels = canonical_array(label.array, orientation)
     outline = find_outline(canonical, modality)
-    intensity = fit_intensity(canonical, outline, modality, spec.intensity)
+    intensity = fit_intensity(canonical, outline.mask, outline.background, modality, spec.intensity)
     inside, notes = _with_labels(outline, labels)
 
     crop = bounding_box(inside)
@@ -63,9 +64,9 @@ def prepare_case(
     mapped = intensity.forward(canonical[_window(crop)], inside)
     del canonical
 
-    slices = geometry.to_slices(mapped, label=False, fill=OUTSIDE)
-    mask = geometry.to_slices(labels, label=True, fill=0)
-    inner = geometry.to_slices(inside, label=True, fill=0) | (mask > 0)
+    slices = to_slices(geometry, mapped, label=False, fill=OUTSIDE)
+    mask = to_slices(geometry, labels, label=True, fill=0)
+    inner = to_slices(geometry, inside, label=True, fill=0) | (mask > 0)
     np.clip(slices, -1.0, 1.0, out=slices)
     slices[~inner] = OUTSIDE
     spacing = geometry.grid_spacing[::-1]
@@ -84,8 +85,8 @@ def restore_image(
     Outside the outline, and so outside the crop, stands the map's background value. dtype_kind: a numpy dtype
     name; integers are rounded and clipped to their range. Raises BadInput for slices of another geometry.
     """
-    crop = geometry.from_slices(np.asarray(slices, dtype=np.float32), label=False)
-    inside = geometry.from_slices(np.asarray(outline_slices, dtype=np.bool_), label=True)
+    crop = from_slices(geometry, np.asarray(slices, dtype=np.float32), label=False)
+    inside = from_slices(geometry, np.asarray(outline_slices, dtype=np.bool_), label=True)
     restored = geometry.uncropped(intensity.inverse(crop, inside), intensity.background)
     return as_dtype(restored, dtype_kind)
 

@@ -2,8 +2,7 @@
 
 Three grids: SOURCE (X, Y, Z), the file's voxel order; CANONICAL, the same voxels reoriented to RAS;
 PREPARED (Z, H, W), axial slices with H along y and W along x. Between canonical and prepared lie the crop
-to the outline, one resampling and the padding. Resampling is nnU-Net's own (nnunetv2.preprocessing), so a
-mask goes through the same functions here as in the network that is trained on it.
+to the outline, one resampling (`resampling`) and the padding.
 """
 # mypy: disallow-untyped-calls=False
 
@@ -79,31 +78,6 @@ def canonical_spacing(affine: NDArray[np.floating]) -> Spacing3:
     return x, y, z
 
 
-def resample(array: NDArray[S], shape: Shape3, spacing: Spacing3, new_spacing: Spacing3, *, label: bool) -> NDArray[S]:
-    """`array` on a grid of `shape` over the same extent, by nnU-Net's default resampling.
-
-    Images cubic, label maps by nnU-Net's one-label-at-a-time linear vote (integer labels stay integers);
-    along an axis more than three times as coarse as the others, nearest. Same shape: the array, untouched.
-    """
-    if array.shape == shape:
-        return array
-    from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
-
-    carried = array.astype(np.uint8) if array.dtype == np.bool_ else array
-    order = 1 if label else 3
-    moved = resample_data_or_seg_to_shape(
-        carried[None],
-        shape,
-        spacing,
-        new_spacing,
-        is_seg=label,
-        order=order,
-        order_z=0,
-        force_separate_z=None,
-    )
-    return cast("NDArray[S]", moved[0].astype(array.dtype, copy=False))
-
-
 @dataclass(frozen=True)
 class Geometry:
     """All that is needed to bring a volume from the source grid to prepared slices and back.
@@ -175,12 +149,12 @@ class Geometry:
 
     def to_canonical(self, array: NDArray[S]) -> NDArray[S]:
         """Source (X, Y, Z) -> canonical (x, y, z). Raises BadInput for another shape."""
-        _expect(array.shape, self.source_shape, "source volume")
+        expect_shape(array.shape, self.source_shape, "source volume")
         return canonical_array(array, self.orientation)
 
     def to_source(self, array: NDArray[S]) -> NDArray[S]:
         """Canonical (x, y, z) -> source (X, Y, Z). Raises BadInput for another shape."""
-        _expect(array.shape, self.canonical_shape, "canonical volume")
+        expect_shape(array.shape, self.canonical_shape, "canonical volume")
         return source_array(array, self.orientation)
 
     def cropped(self, canonical: NDArray[S]) -> NDArray[S]:
@@ -189,14 +163,14 @@ class Geometry:
 
     def uncropped(self, crop: NDArray[S], fill: float) -> NDArray[S]:
         """A crop in its place in the SOURCE volume (X, Y, Z), `fill` around it."""
-        _expect(crop.shape, self.crop_shape, "crop")
+        expect_shape(crop.shape, self.crop_shape, "crop")
         whole = np.full(self.canonical_shape, fill, dtype=crop.dtype)
         whole[self._window()] = crop
         return self.to_source(whole)
 
     def fit_slices(self, array: NDArray[S], fill: float) -> NDArray[S]:
         """(x, y, z) of `grid_shape` -> (Z, H, W), `fill` in the padding."""
-        _expect(array.shape, self.grid_shape, "resampled crop")
+        expect_shape(array.shape, self.grid_shape, "resampled crop")
         x, y, z = self.grid_shape
         rows, columns = self.padding
         slices = np.full((z, *self.slice_size), fill, dtype=array.dtype)
@@ -206,21 +180,9 @@ class Geometry:
     def unfit_slices(self, slices: NDArray[S]) -> NDArray[S]:
         """(Z, H, W) -> (x, y, z) of `grid_shape`; the inverse of `fit_slices`."""
         x, y, z = self.grid_shape
-        _expect(slices.shape, (z, *self.slice_size), "prepared slices")
+        expect_shape(slices.shape, (z, *self.slice_size), "prepared slices")
         rows, columns = self.padding
         return np.ascontiguousarray(slices[:, rows : rows + y, columns : columns + x].transpose(2, 1, 0))
-
-    def to_slices(self, crop: NDArray[S], *, label: bool, fill: float) -> NDArray[S]:
-        """Crop (x, y, z) -> prepared (Z, H, W); `label` for label maps and outlines."""
-        _expect(crop.shape, self.crop_shape, "crop")
-        spacing = canonical_spacing(self.affine)
-        return self.fit_slices(resample(crop, self.grid_shape, spacing, self.grid_spacing, label=label), fill)
-
-    def from_slices(self, slices: NDArray[S], *, label: bool) -> NDArray[S]:
-        """Prepared (Z, H, W) -> crop (x, y, z) in canonical voxels."""
-        spacing = canonical_spacing(self.affine)
-        grid = self.unfit_slices(slices)
-        return resample(grid, self.crop_shape, self.grid_spacing, spacing, label=label)
 
     def to_dict(self) -> dict[str, object]:
         """Plain values for JSON; `from_dict` gives the same geometry back exactly."""
@@ -263,7 +225,8 @@ def plan_geometry(
     return planned
 
 
-def _expect(found: tuple[int, ...], expected: tuple[int, ...], what: str) -> None:
+def expect_shape(found: tuple[int, ...], expected: tuple[int, ...], what: str) -> None:
+    """Raise BadInput where an array has another shape than its geometry says."""
     if found != expected:
         raise BadInput(f"{what} of shape {found}: expected {expected}; it belongs to another geometry")
 

@@ -10,16 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gem3d_core.errors import BadInput
-from gem3d_core.prepare.outline import Outline
 from gem3d_core.spec.prepare import IntensitySpec
 from gem3d_core.spec.terms import Modality
+
+LINE = "line"
 
 
 @dataclass(frozen=True)
 class IntensityMap:
-    """[low, high] of the source's units onto [-1, 1]; background: the source's value outside the outline."""
+    """The line that takes [low, high] of the source's units to [-1, 1].
 
-    kind: Modality
+    background: the source's value outside the outline. As plain values it has a `kind`, so that other maps may follow.
+    """
+
+    modality: Modality
     low: float
     high: float
     background: float
@@ -56,33 +60,44 @@ class IntensityMap:
 
     def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
-        return asdict(self)
+        return {"kind": LINE, **asdict(self)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> IntensityMap:
-        """The map of `to_dict`."""
+        """The map of `to_dict`. Raises BadInput for a kind that is not known here."""
+        modality, kind = values.get("modality"), values["kind"]
+        if modality is None:  # version 0.1.0 knew lines only, and told the modality as their kind
+            modality, kind = kind, LINE
+        if kind != LINE:
+            raise BadInput(
+                f"intensity map of kind {kind!r}: this version knows {LINE!r}; use the version that wrote it"
+            )
         low, high, background = (float(cast("float", values[name])) for name in ("low", "high", "background"))
-        return cls(cast("Modality", values["kind"]), low, high, background)
+        return cls(cast("Modality", modality), low, high, background)
 
 
-def fit_intensity(image: np.ndarray, outline: Outline, modality: Modality, spec: IntensitySpec) -> IntensityMap:
+def fit_intensity(
+    image: np.ndarray, outline: NDArray[np.bool_], background: float, modality: Modality, spec: IntensitySpec
+) -> IntensityMap:
     """The map of one canonical image: the fixed HU window for CT, percentiles inside the outline for MRI.
+
+    background: the value outside the outline, in the source's units.
 
     A constant image gets a window of width 1 above its value. Raises BadInput for values that are not finite.
     """
     if modality == "ct":
-        return IntensityMap("ct", *spec.ct_window, outline.background)
-    low, high = (float(v) for v in np.percentile(image[outline.mask].astype(np.float64), spec.mri_percentiles))
-    return IntensityMap("mri", low, high if high > low else low + 1.0, outline.background)
+        return IntensityMap("ct", *spec.ct_window, background)
+    low, high = (float(v) for v in np.percentile(image[outline].astype(np.float64), spec.mri_percentiles))
+    return IntensityMap("mri", low, high if high > low else low + 1.0, background)
 
 
 def median_map(maps: Sequence[IntensityMap]) -> IntensityMap:
     """The median of several maps' values, for volumes whose informed slice was generated.
 
-    Raises BadInput for no maps or for maps of different kinds.
+    Raises BadInput for no maps or for maps of different modalities.
     """
-    kinds = sorted({each.kind for each in maps})
-    if len(kinds) != 1:
-        raise BadInput(f"median of {len(maps)} intensity maps of kinds {kinds}: expected maps of one kind")
+    modalities = sorted({each.modality for each in maps})
+    if len(modalities) != 1:
+        raise BadInput(f"median of {len(maps)} intensity maps of {modalities}: expected maps of one modality")
     low, high, background = np.median([(m.low, m.high, m.background) for m in maps], axis=0)
-    return IntensityMap(maps[0].kind, float(low), float(high), float(background))
+    return IntensityMap(maps[0].modality, float(low), float(high), float(background))

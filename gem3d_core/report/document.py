@@ -87,7 +87,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageTime:
     """One stage: its name, the minutes it took when it was made, what it made."""
 
     name: str
@@ -106,7 +106,7 @@ class Report:
     split: Mapping[str, Cell]
     quarantined: tuple[str, ...]
     not_evaluated: Mapping[str, str]
-    stages: tuple[Stage, ...]
+    stages: tuple[StageTime, ...]
     tables: tuple[Table, ...]
     pictures: tuple[tuple[str, Path], ...]
     configuration: str

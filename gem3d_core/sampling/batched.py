@@ -69,8 +69,8 @@ def sample_volumes(
     spec: SampleSpec,
     device: torch.device,
     on_windows: Callable[[int], None] = lambda _: None,
-) -> Iterator[tuple[str, Tensor]]:
-    """Draw volumes window by window (section 3.3); yields (name, latents (Z, c, h, w) on the CPU) as they finish.
+) -> Iterator[tuple[VolumeRequest, Tensor]]:
+    """Draw volumes window by window (section 3.3); yields each request with its latents (Z, c, h, w), on the CPU.
 
     A volume is taken in flight where a batch of `spec.batch` windows has room for it, so memory does not grow with the
     number of requests. A batch that does not fit into the device's memory is halved and drawn again, to the same
@@ -105,7 +105,7 @@ def sample_volumes(
 
         for volume in [v for v in flying if not v.waiting]:
             flying.remove(volume)
-            yield volume.request.name, volume.latents
+            yield volume.request, volume.latents
 
 
 def _filled_up(

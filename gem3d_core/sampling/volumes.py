@@ -54,11 +54,23 @@ class VolumeModel:
 
 @dataclass(frozen=True)
 class Drawn:
-    """One volume: slices (Z, H, W) float32 in [-1, 1], -1 outside the outline, and its window borders."""
+    """A volume with its recipe: slices (Z, H, W) float32 in [-1, 1], -1 outside the outline, and its window borders."""
 
-    name: str
+    recipe: Recipe
     slices: Tensor
     borders: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the recipe."""
+        return self.recipe.name
+
+
+@dataclass(frozen=True)
+class _Request(VolumeRequest):
+    """A request that keeps the recipe that it was made of."""
+
+    recipe: Recipe
 
 
 def volume_bytes(facts: NetworkFacts, factor: int, shape: tuple[int, int, int]) -> int:
@@ -79,18 +91,13 @@ def draw_volumes(
 
     A finished volume is decoded while the next windows are drawn, on a GPU on a stream of its own.
     """
-    flying: dict[str, Recipe] = {}
     decoding: deque[Future[Drawn]] = deque()
-
-    def requests() -> Iterator[VolumeRequest]:
-        for recipe in recipes:
-            flying[recipe.name] = recipe
-            yield _request(model, recipe)
-
-    drawn = sample_volumes(model.network, requests(), model.schedule, spec, model.device, on_windows)
+    requests = (_request(model, recipe) for recipe in recipes)
+    drawn = sample_volumes(model.network, requests, model.schedule, spec, model.device, on_windows)
     with ThreadPoolExecutor(1) as decoder:
-        for name, latents in drawn:
-            decoding.append(decoder.submit(_decoded, model, flying.pop(name), latents, spec))
+        for request, latents in drawn:
+            assert isinstance(request, _Request)
+            decoding.append(decoder.submit(_decoded, model, request.recipe, latents, spec))
             while decoding and (decoding[0].done() or len(decoding) > DECODED_AHEAD):
                 yield decoding.popleft().result()
         while decoding:
@@ -104,7 +111,7 @@ def _decoded(model: VolumeModel, recipe: Recipe, latents: Tensor, spec: SampleSp
     with own_stream:
         slices = model.codec.decode(latents, spec.precision).clamp_(-1, 1)
     slices[~recipe.outline] = OUTSIDE
-    return Drawn(recipe.name, slices, drawn_borders(model, recipe, spec))
+    return Drawn(recipe, slices, drawn_borders(model, recipe, spec))
 
 
 def drawn_borders(model: VolumeModel, recipe: Recipe, spec: SampleSpec) -> tuple[int, ...]:
@@ -113,9 +120,10 @@ def drawn_borders(model: VolumeModel, recipe: Recipe, spec: SampleSpec) -> tuple
     return window_borders(plan_volume(Z, model.network.facts.condition, start_slice(recipe.p, Z), spec), Z)
 
 
-def _request(model: VolumeModel, recipe: Recipe) -> VolumeRequest:
+def _request(model: VolumeModel, recipe: Recipe) -> _Request:
     condition = recipe.condition
     if condition is None:
         condition = encode_mask(model.network.facts.condition, model.codec, model.labels, recipe.mask, recipe.outline)
     informed = model.codec.encode(recipe.informed[None])[0]
-    return VolumeRequest(recipe.name, condition, informed, start_slice(recipe.p, len(recipe.mask)), recipe.seed)
+    start = start_slice(recipe.p, len(recipe.mask))
+    return _Request(recipe.name, condition, informed, start, recipe.seed, recipe)

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 from gem3d_core.errors import BadInput
-from gem3d_core.spec.terms import LabelIds
+from gem3d_core.spec.terms import LabelIds, Modality, modality_of
 
 Layout = Literal["msd", "nnunet"]
-Modality = Literal["CT", "MRI"]
 _Json = Mapping[str, object]
 
 
@@ -100,7 +99,7 @@ def open_dataset(root: Path, *, channel: str | int | None = None, patient_patter
         channel_name=names[index],
         channel=index,
         file_channels=len(names) if layout == "msd" else 1,
-        modality="CT" if names[index].strip().upper() == "CT" else "MRI",
+        modality=modality_of(names[index]),
         labels=labels,
         regions_class_order=_regions_order(root, declared, labels),
         file_ending=ending,

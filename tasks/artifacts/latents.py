@@ -1,37 +1,25 @@
-"""What the stages after `encode` read of a `latents` artifact besides the latents themselves."""
+"""What the stages after `encode` read of a `latents` artifact."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from safetensors import safe_open
 from torch import Tensor
 
 from data_catalog import Artifact, Catalog
 from gem3d_core.codec.interface import Codec, load_codec
-from gem3d_core.networks.image_encoders import blank
-from gem3d_core.spec.method import ConditionSpec
-from tasks.artifacts.files import hash_folder
+from tasks.artifacts.files import read_rows
 
 
-def open_codec(catalog: Catalog, latents: str, device: str = "cpu") -> Codec:
+def open_codec(catalog: Catalog, latents: Artifact, device: str = "cpu") -> Codec:
     """The codec that encoded them."""
     return load_codec(codec_folder(catalog, latents), device)
 
 
-def codec_folder(catalog: Catalog, latents: str) -> Path:
+def codec_folder(catalog: Catalog, latents: Artifact) -> Path:
     """Where the codec lies, ready for `load_codec`."""
-    return catalog.view(catalog.get(latents), part="codec") / "codec"
-
-
-def encoder_files(condition: ConditionSpec) -> dict[str, str]:
-    """Content hashes of an image encoder that lies in a folder; one of a package has its version."""
-    folder = Path(condition.image_encoder)
-    return hash_folder(folder) if condition.injection == "cross_attention" and folder.is_dir() else {}
-
-
-def require_encoder(condition: ConditionSpec) -> None:
-    """Raise NotAvailable, before hours of training, where an image encoder that is asked for cannot be had."""
-    if condition.injection == "cross_attention":
-        blank(condition.image_encoder)
+    return catalog.view(latents, part="codec") / "codec"
 
 
 def stored_condition(catalog: Catalog, latents: Artifact, case: str) -> Tensor:
@@ -41,10 +29,21 @@ def stored_condition(catalog: Catalog, latents: Artifact, case: str) -> Tensor:
     return condition
 
 
-def latent_shape(catalog: Catalog, latents: str) -> tuple[int, int, int]:
+def training_files(catalog: Catalog, latents: Artifact) -> Mapping[str, Path]:
+    """Latents of every training case, by case."""
+    index = read_rows(catalog.path(latents, "index.parquet"))
+    train = sorted(str(row["case"]) for row in index if row["train"])
+    return {case: catalog.path(latents, f"latents/{case}.safetensors") for case in train}
+
+
+def label_ids(latents: Artifact) -> tuple[int, ...]:
+    """Non-zero ids, in the order of the mask's channels."""
+    return tuple(cast("list[int]", latents.meta["label_ids"]))
+
+
+def latent_shape(catalog: Catalog, latents: Artifact) -> tuple[int, int, int]:
     """(c, h, w) of every slice."""
-    artifact = catalog.get(latents)
-    first = next(name for name in sorted(artifact.files) if name.startswith("latents/"))
-    with safe_open(catalog.path(artifact, first), framework="pt") as tensors:
+    first = next(name for name in sorted(latents.files) if name.startswith("latents/"))
+    with safe_open(catalog.path(latents, first), framework="pt") as tensors:
         _, c, h, w = tensors.get_slice("image").get_shape()
     return c, h, w

@@ -1,4 +1,4 @@
-"""References among artifacts: what one was made from, and where its files lie."""
+"""References among artifacts: what one was made from, how long it took, and where its files lie."""
 
 from pathlib import Path
 from typing import cast
@@ -22,23 +22,16 @@ class DatasetRefs(BaseModel):
     latents: str
 
 
-def refs_behind(catalog: "Catalog", ref: str) -> DatasetRefs:
+def refs_behind(catalog: Catalog, artifact: Artifact) -> DatasetRefs:
     """The dataset that an artifact was made from. Raises BadInput where the catalog does not hold it."""
-    source, prepared, latents = (parent_of(catalog, ref, kind) for kind in ("source", "prepared", "latents"))
-    return DatasetRefs(source=source, prepared=prepared, latents=latents)
-
-
-def parent_of(catalog: Catalog, ref: str, kind: str) -> str:
-    """The nearest ancestor of a kind. Raises BadInput when there is none in the catalog."""
-    for _depth, artifact in catalog.lineage(ref):
-        if isinstance(artifact, Artifact) and artifact.kind == kind:
-            return artifact.ref.full
-    raise BadInput(f"{ref} does not descend from any {kind} in this catalog: give a reference that does")
-
-
-def run_of_model(model: Artifact) -> str:
-    """Name of the run that trained a model: `model/Hippocampus-volume` -> `Hippocampus`."""
-    return model.name.rpartition("-")[0]
+    found: dict[str, str] = {}
+    for _depth, ancestor in catalog.lineage(artifact):
+        if isinstance(ancestor, Artifact):
+            found.setdefault(ancestor.kind, ancestor.ref.full)
+    for kind in DatasetRefs.model_fields:
+        if kind not in found:
+            raise BadInput(f"{artifact.ref} does not descend from any {kind} in this catalog: name one that does")
+    return DatasetRefs(**{kind: found[kind] for kind in DatasetRefs.model_fields})
 
 
 def seconds_of(catalog: Catalog, artifact: Artifact) -> float:
@@ -47,7 +40,6 @@ def seconds_of(catalog: Catalog, artifact: Artifact) -> float:
     return float(rows.loc[rows["metric"] == "seconds", "value"].sum()) if "metric" in rows else 0.0
 
 
-def dataset_path(catalog: Catalog, ref: str) -> Path:
+def dataset_path(catalog: Catalog, artifact: Artifact) -> Path:
     """The nnU-Net folder of a published dataset, ready to be used as it lies."""
-    artifact = catalog.get(ref)
     return catalog.view(artifact) / cast("str", artifact.meta["folder"])

@@ -1,9 +1,8 @@
 """A trained volume model of the catalog, opened for drawing."""
 
-import json
 from collections.abc import Collection
 from dataclasses import asdict, replace
-from typing import cast
+from pathlib import Path
 
 import torch
 
@@ -11,15 +10,13 @@ from configs import Config
 from data_catalog import Artifact, Catalog
 from gem3d_core.budget.memory import NONE_IN_FLIGHT, InFlight, budget_on, plan_drawing
 from gem3d_core.codec.kl import KL
-from gem3d_core.diffusion.schedule import make_schedule
-from gem3d_core.errors import BadInput, Gem3dError
-from gem3d_core.networks.files import load_network
-from gem3d_core.networks.slices import SliceNetwork, WindowNetwork
+from gem3d_core.errors import BadInput
+from gem3d_core.networks.slices import WindowNetwork
 from gem3d_core.sampling.batched import windows_at_once
+from gem3d_core.sampling.model import CONFIGURATION, FACTS, open_drawing
 from gem3d_core.sampling.volumes import DECODED_AHEAD, VolumeModel, volume_bytes
-from gem3d_core.spec.method import ConditionSpec, NetworkFacts, SampleSpec
-from tasks.artifacts.latents import encoder_files, open_codec
-from tasks.artifacts.lineage import run_of_model
+from gem3d_core.spec.method import ConditionSpec, DiffusionSpec, NetworkFacts, NetworkKind, SampleSpec
+from tasks.artifacts.configuration import read_configuration
 
 
 def sampling_identity(config: Config) -> dict[str, object]:
@@ -71,63 +68,65 @@ def useful_batch(config: Config, condition: ConditionSpec, depths: list[int]) ->
     return len(depths) if compiled else windows_at_once(depths, condition, config.resample)
 
 
-def open_volume_model(catalog: Catalog, model: str, latents: str, config: Config, device: str) -> VolumeModel:
-    """The model that draws volumes, with the codec and the labels that it was trained with.
+def open_volume_model(catalog: Catalog, artifact: Artifact, config: Config, device: str) -> VolumeModel:
+    """A `model` that samples volumes, complete in itself.
 
-    Raises Gem3dError for a model of another kind than the configuration's generator.
+    Raises BadInput for one of another generator, conditions or process than the configuration says, and as
+    `model_folder`.
     """
-    artifact = catalog.get(model)
-    if artifact.meta["network"] != config.generator:
-        raise Gem3dError(f"{model} is a {artifact.meta['network']} model: generator={config.generator} needs another")
-    for section in ("condition", "diffusion"):
-        spec = getattr(config, section)
-        asked, unsaid = (json.loads(json.dumps(asdict(each))) for each in (spec, type(spec)()))
-        trained = unsaid | artifact.meta[section]  # a setting that came later has as default what was done before
-        if asked != trained:
+    _, model = open_drawing(model_folder(catalog, artifact), torch.device(device))
+    _require_same(artifact, config, model)
+    if config.runtime.compile and isinstance(model.network, WindowNetwork):
+        model.network.compile_for_sampling()
+    return model
+
+
+def _require_same(artifact: Artifact, config: Config, model: VolumeModel) -> None:
+    """Raise BadInput where a run asks for something else than the model was trained as."""
+    facts, process = model.network.facts, model.schedule.spec
+    if facts.kind != config.generator:
+        raise BadInput(f"{artifact.ref} is a {facts.kind} model: generator={config.generator} needs another")
+    condition = replace(config.condition, window=facts.condition.window, known=facts.condition.known)
+    for section, asked, trained in (
+        ("condition", condition if facts.kind == "whole" else config.condition, facts.condition),
+        ("diffusion", config.diffusion, process),
+    ):
+        if _of_slices(facts.kind, asked) != _of_slices(facts.kind, trained):
             raise BadInput(
-                f"{model} was trained with {section} {trained}, this run has {asked}: use the profile and the system "
-                "that it was trained with"
+                f"{artifact.ref} was trained with {section} {asdict(trained)}, this run has {asdict(asked)}: use the "
+                "profile and the system that it was trained with"
             )
-    if encoder_files(config.condition) != artifact.meta.get("encoder", {}):
+
+
+def _of_slices(kind: NetworkKind, spec: ConditionSpec | DiffusionSpec) -> ConditionSpec | DiffusionSpec:
+    """A slice model is never told of known slices, which are stage 2's."""
+    return replace(spec, known=False) if kind == "slice" and isinstance(spec, ConditionSpec) else spec
+
+
+def model_folder(catalog: Catalog, artifact: Artifact) -> Path:
+    """The folder of a `model`, with which alone it opens. Raises BadInput for one of version 0.1.0."""
+    if FACTS not in artifact.files:
         raise BadInput(
-            f"{model} was trained with other files in {config.condition.image_encoder} than lie there now: put those "
-            "back, or train it again"
+            f"{artifact.ref} was stored by version 0.1.0, whose models are not complete: train it again with "
+            "`gem3d enhance`"
         )
-    where, codec = torch.device(device), open_codec(catalog, latents, device)
-    facts, weights = (catalog.path(artifact, name) for name in ("network.json", "weights.safetensors"))
-    network = load_network(facts, weights, where, codec)
-    assert isinstance(network, WindowNetwork | SliceNetwork)
-    if config.runtime.compile and isinstance(network, WindowNetwork):
-        network.compile_for_sampling()
-    encoded = catalog.get(latents)
-    return VolumeModel(
-        network=network,
-        codec=codec,
-        schedule=make_schedule(config.diffusion),
-        labels=tuple(cast("list[int]", encoded.meta["label_ids"])),
-        device=where,
-    )
+    return catalog.view(artifact)
 
 
-def newest_volume_model(catalog: Catalog, networks: Collection[str] = ("volume", "whole")) -> str:
-    """Reference to the model that was made last to draw volumes of a dataset, of one of the given kinds.
+def configuration_of(catalog: Catalog, artifact: Artifact) -> Config:
+    """The configuration that a model was trained under. Raises BadInput as `model_folder`."""
+    return read_configuration(model_folder(catalog, artifact) / CONFIGURATION)
 
-    Models of other systems beside a dataset's own do not count. Raises BadInput where there is none.
+
+def samples_volumes(artifact: Artifact) -> bool:
+    """Whether a `model` is a generator of volumes."""
+    return artifact.meta.get("network") in {"volume", "whole"}
+
+
+def newest_volume_model(catalog: Catalog, networks: Collection[str] = ("volume", "whole")) -> Artifact | None:
+    """The model that was made last to sample volumes of a dataset, of one of the given kinds; None where there is none.
+
+    Models of other systems beside a dataset's own do not count.
     """
-    models = [a for a in catalog.ls("model") if a.meta.get("network") in networks]
-    for model in models:
-        if run_of_model(model) == _source_name(catalog, model):
-            return model.ref.full
-    beside = ", ".join(sorted({f"model/{model.name}" for model in models}))
-    raise BadInput(
-        f"{catalog.address} holds no volume model"
-        + (f" but those of other systems ({beside}): name one" if beside else ": train one with `gem3d enhance`")
-    )
-
-
-def _source_name(catalog: Catalog, artifact: Artifact) -> str | None:
-    """Name of the dataset that something descends from; none where the catalog does not hold it."""
-    for _depth, ancestor in catalog.lineage(artifact.ref.full):
-        if isinstance(ancestor, Artifact) and ancestor.kind == "source":
-            return ancestor.name
-    return None
+    models = [a for a in catalog.ls("model") if a.meta.get("network") in networks and a.meta.get("own", True)]
+    return models[0] if models else None

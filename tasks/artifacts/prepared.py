@@ -1,4 +1,4 @@
-"""Artifacts as the stages read them: typed rows over the Parquet indexes, volumes over the NIfTI files."""
+"""A `prepared` dataset: axial slices of every case, and where they lie on the source grid."""
 
 import json
 from collections.abc import Mapping
@@ -13,11 +13,12 @@ from gem3d_core.prepare.intensity import IntensityMap
 from gem3d_core.scans.volumes import read_label
 from tasks.artifacts.files import CASES, read_label_slices, read_rows, read_slices
 
-LabelIds = int | tuple[int, ...]
+PLANS = "plans.json"
+"""File of prepared data: nnU-Net's plan."""
 
 
 @dataclass(frozen=True)
-class PreparedCase:
+class CaseRecord:
     """One prepared case: where it comes from on the source grid and how its intensities were mapped."""
 
     case: str
@@ -35,7 +36,7 @@ class Prepared:
 
     catalog: Catalog
     artifact: Artifact
-    cases: Mapping[str, PreparedCase]
+    cases: Mapping[str, CaseRecord]
 
     @property
     def train(self) -> list[str]:
@@ -69,13 +70,32 @@ class Prepared:
         """The outline on the source grid, (X, Y, Z) bool."""
         return read_label(self.catalog.path(self.artifact, f"cases/{case}/source_outline.nii.gz")).array > 0
 
+    def source_label(self, case: str) -> np.ndarray:
+        """The mask as it was segmented, on the source grid, (X, Y, Z) integer label ids."""
+        return read_label(self.catalog.path(self.artifact, f"cases/{case}/source_label.nii.gz")).array
 
-def open_prepared(catalog: Catalog, ref: str) -> Prepared:
+
+@dataclass(frozen=True)
+class SplitSizes:
+    """Numbers of training cases, of their patients, and of test cases."""
+
+    train: int
+    patients: int
+    test: int
+
+
+def split_sizes(catalog: Catalog, ref: str) -> SplitSizes:
+    """Of a `prepared` dataset, from its record alone."""
+    meta = catalog.get(ref).meta
+    train, patients, test = (cast("int", meta[name]) for name in ("train", "patients", "test"))
+    return SplitSizes(train, patients, test)
+
+
+def open_prepared(catalog: Catalog, artifact: Artifact) -> Prepared:
     """A `prepared` artifact."""
-    artifact = catalog.get(ref)
     cases = {}
     for row in read_rows(catalog.path(artifact, CASES)):
-        case = PreparedCase(
+        case = CaseRecord(
             case=str(row["case"]),
             patient=str(row["patient"]),
             train=bool(row["train"]),

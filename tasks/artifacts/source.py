@@ -1,70 +1,58 @@
-"""A `source`: a checked dataset, whose files are read as they were checked."""
+"""A `source`: a checked dataset. The catalog holds what it consists of; its files stay where they are."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 from data_catalog import Artifact, Catalog
 from gem3d_core.errors import BadInput
-from gem3d_core.machine.reading import Kept, ahead
-from gem3d_core.nnunet.arms import RawCase
-from gem3d_core.scans.volumes import Volume, read_file, whole_numbers
-from gem3d_core.spec.terms import Modality
+from gem3d_core.scans.volumes import Volume, VolumeFile, read_file, whole_numbers
+from gem3d_core.spec.terms import LabelIds, Modality
 from tasks.artifacts.files import CASES, read_rows
-from tasks.artifacts.prepared import LabelIds
+from tasks.artifacts.seen import SeenFiles
+
+FAULTS = "faults.parquet"
+"""File of a source: what is wrong with the cases that were left out."""
 
 
 @dataclass(frozen=True)
 class SourceCase:
-    """One sound case of the source and the hashes under which it was checked."""
+    """One sound case of the source and the hashes under which it was checked; paths are relative to the dataset."""
 
     case: str
     patient: str
-    image: Path
-    label: Path
+    image: str
+    label: str
     channel: int
     dtype: str
     image_sha256: str
     label_sha256: str
 
-    def read_image(self) -> Volume:
-        """The image as it was checked; raises BadInput when the file has changed since."""
-        file = read_file(self.image)
-        self._unchanged(self.image, file.sha256, self.image_sha256)
-        return file.volume(self.channel)
-
-    def read_label(self) -> Volume:
-        """The integer label map as it was checked; raises BadInput when the file has changed since."""
-        file = read_file(self.label)
-        self._unchanged(self.label, file.sha256, self.label_sha256)
-        return Volume(whole_numbers(self.label, file.voxels[..., 0]), file.affine)
-
-    @staticmethod
-    def _unchanged(path: Path, found: str, expected: str) -> None:
-        if found != expected:
-            raise BadInput(
-                f"{path} has changed since it was checked (sha256 {found[:12]}, expected {expected[:12]}): "
-                "give the same command again, which checks and records the dataset anew"
-            )
-
 
 @dataclass(frozen=True)
 class Source:
-    """A checked dataset."""
+    """A checked dataset. folder: where it lies now; none: its files are looked for where this machine saw them."""
 
     artifact: Artifact
     cases: Mapping[str, SourceCase]
+    folder: Path | None
+    seen: SeenFiles
 
     @property
     def modality(self) -> Modality:
         """What the intensities mean."""
-        return "ct" if self.artifact.meta["modality"] == "CT" else "mri"
+        return cast("Modality", str(self.artifact.meta["modality"]).lower())  # version 0.1.0 wrote capitals
 
     @property
     def channel(self) -> str:
         """Name of the image channel."""
         return str(self.artifact.meta["channel"])
+
+    @property
+    def licence(self) -> str:
+        """Of the dataset; empty where dataset.json states none."""
+        return str(self.artifact.meta["licence"])
 
     @property
     def labels(self) -> dict[str, LabelIds]:
@@ -78,47 +66,47 @@ class Source:
         return tuple(cast("list[int]", self.artifact.meta["label_ids"]))
 
     @property
+    def label_names(self) -> dict[int, str]:
+        """Names of single labels by their ids, without background and regions."""
+        return {ids: name for name, ids in self.labels.items() if isinstance(ids, int) and ids}
+
+    @property
     def regions_class_order(self) -> tuple[int, ...] | None:
         """As in dataset.json."""
         order = cast("list[int] | None", self.artifact.meta["regions_class_order"])
         return tuple(order) if order else None
 
+    def image(self, name: str) -> Volume:
+        """A case's image as it was checked, (X, Y, Z) in file order. Raises BadInput where it is not there any more."""
+        case = self.cases[name]
+        return self._read(case.image, case.image_sha256).volume(case.channel)
 
-def open_source(catalog: Catalog, ref: str) -> Source:
-    """A `source` artifact."""
-    artifact = catalog.get(ref)
+    def label(self, name: str) -> Volume:
+        """A case's integer label map as it was checked. Raises as `image`."""
+        case = self.cases[name]
+        file = self._read(case.label, case.label_sha256)
+        return Volume(whole_numbers(file.path, file.voxels[..., 0]), file.affine)
+
+    def _read(self, relative: str, sha256: str) -> VolumeFile:
+        """The file of a hash: in the dataset's folder, else wherever this machine saw it."""
+        here = None if self.folder is None else self.folder / relative
+        path = here if here is not None and here.is_file() else self.seen.find(sha256)
+        if path is None:
+            raise BadInput(
+                f"{relative} of {self.artifact.name} (sha256 {sha256[:12]}) is not at hand: name the dataset's folder, "
+                "as an argument or by GEM3D_DATASET"
+            )
+        file = read_file(path)
+        if file.sha256 != sha256:
+            raise BadInput(
+                f"{path} has changed since it was checked (sha256 {file.sha256[:12]}, expected {sha256[:12]}): "
+                "give the same command again, which checks and records the dataset anew"
+            )
+        return file
+
+
+def open_source(catalog: Catalog, artifact: Artifact, folder: str | None = None) -> Source:
+    """A `source` artifact, its files in `folder`."""
     rows = read_rows(catalog.path(artifact, CASES))
-    cases = {}
-    for row in rows:
-        cases[str(row["case"])] = SourceCase(
-            case=str(row["case"]),
-            patient=str(row["patient"]),
-            image=Path(str(row["image"])),
-            label=Path(str(row["label"])),
-            channel=cast("int", row["channel"]),
-            dtype=str(row["dtype"]),
-            image_sha256=str(row["image_sha256"]),
-            label_sha256=str(row["label_sha256"]),
-        )
-    return Source(artifact, cases)
-
-
-KeptCases = Kept[tuple[Volume, Volume]]
-"""Images and label maps of a source between two passes over it."""
-
-
-def keep_cases() -> KeptCases:
-    """Room for them."""
-    return Kept(lambda pair: pair[0].array.nbytes + pair[1].array.nbytes)
-
-
-def raw_cases(source: Source, names: Iterable[str], threads: int, kept: KeptCases | None = None) -> Iterator[RawCase]:
-    """Cases as nnU-Net takes them, in order, read by several threads and, where they are to be, kept."""
-
-    def read(name: str) -> RawCase:
-        image, label = source.cases[name].read_image(), source.cases[name].read_label()
-        if kept is not None:
-            kept.put(name, (image, label))
-        return RawCase(name, image.array, image.affine, label.array)
-
-    return ahead(read, names, threads)
+    cases = {str(row["case"]): SourceCase(**{n: row[n] for n in SourceCase.__annotations__}) for row in rows}  # type: ignore[arg-type]  # Parquet's own types
+    return Source(artifact, cases, None if folder is None else Path(folder), SeenFiles.beside(catalog))

@@ -1,4 +1,4 @@
-"""The volumes that stage 11 scores: those of a repeat, and paired ones that it draws for the test masks."""
+"""`volumes` of a repeat: the row of each, and its slices."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -7,11 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from safetensors.torch import load_file
 
-from data_catalog import Artifact, Catalog
+from data_catalog import Artifact, Catalog, Ref
 from gem3d_core.machine.reading import ahead
 from tasks.artifacts.files import read_rows
 
-Row = dict[str, object]
+VOLUMES = "volumes.parquet"
+"""File of a repeat: a row for every volume, which answers for it."""
+
+VolumeRow = dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -27,15 +30,15 @@ class Synthetic:
     borders: tuple[int, ...]
 
 
-def accepted(catalog: Catalog, volumes: Artifact) -> list[Row]:
+def accepted(catalog: Catalog, volumes: Artifact) -> list[VolumeRow]:
     """Rows of the accepted volumes of a repeat."""
-    return [row for row in read_rows(catalog.path(volumes, "volumes.parquet")) if row["accepted"]]
+    return [row for row in read_rows(catalog.path(volumes, VOLUMES)) if row["accepted"]]
 
 
-def open_synthetic(catalog: Catalog, volumes: Artifact, rows: Iterable[Row], threads: int) -> Iterator[Synthetic]:
+def open_synthetic(catalog: Catalog, volumes: Artifact, rows: Iterable[VolumeRow], threads: int) -> Iterator[Synthetic]:
     """The volumes of some rows, one at a time, read by several threads."""
 
-    def read(row: Row) -> Synthetic:
+    def read(row: VolumeRow) -> Synthetic:
         stored = load_file(catalog.path(volumes, f"volumes/{row['volume']}/slices.safetensors"))
         return Synthetic(
             name=str(row["volume"]),
@@ -47,3 +50,8 @@ def open_synthetic(catalog: Catalog, volumes: Artifact, rows: Iterable[Row], thr
         )
 
     return ahead(read, rows, threads)
+
+
+def edited_masks(volumes: Artifact) -> str:
+    """Reference to the edited masks that volumes of a repeat were sampled for, which some of them must be."""
+    return next(ref for ref in volumes.parents if Ref.parse(ref).kind == "masks")

@@ -25,14 +25,12 @@ from gem3d_core.machine.files import atomic
 from gem3d_core.metrics.continuity import all_differences, border_ratio, smoothness_ratio
 from gem3d_core.metrics.features import load_lpips
 from gem3d_core.metrics.paired import lpips_distance, ms_ssim
-from gem3d_core.networks.files import load_facts
 from gem3d_core.prepare.split import evenly
 from gem3d_core.sampling.literal import STEPS
 from gem3d_core.sampling.volumes import Recipe, VolumeModel
 from gem3d_core.spec.method import SampleSpec
-from tasks.artifacts.configuration import configuration_of_model
 from tasks.artifacts.lineage import refs_behind
-from tasks.artifacts.model import newest_volume_model, open_volume_model, sampler
+from tasks.artifacts.model import configuration_of, newest_volume_model, open_volume_model, sampler
 from tasks.artifacts.prepared import Prepared, open_prepared
 from tasks.evaluation.paired import paired_recipe
 from tasks.evaluation.weights import weights_folder
@@ -55,7 +53,6 @@ class _Subject:
 
     catalog: Catalog
     model: Artifact
-    latents: str
     prepared: Prepared
     config: Config
     cases: tuple[str, ...]
@@ -82,7 +79,7 @@ def bench_sampling(
     subject = _subject(Catalog.open(address), model, overrides, full=full)
     _check_steps(subject.config, steps)
     with accelerator(subject.config) as device, open_progress("bench sampling") as progress:
-        opened = open_volume_model(subject.catalog, subject.model.ref.full, subject.latents, subject.config, device)
+        opened = open_volume_model(subject.catalog, subject.model, subject.config, device)
         spec = sampler(
             subject.config, opened, [subject.prepared.cases[case].depth for case in subject.cases[:TOGETHER]]
         )
@@ -140,18 +137,18 @@ def bench_training(profile: str, windows: int, steps: int) -> TrainingComparison
 
 
 def _subject(catalog: Catalog, model: str | None, overrides: Mapping[str, object], *, full: bool) -> _Subject:
-    named = model or newest_volume_model(catalog, ["volume"])
-    artifact = catalog.get(named)
+    artifact = catalog.get(model) if model else newest_volume_model(catalog, ["volume"])
+    if artifact is None:
+        raise BadInput(f"{catalog.address} holds no volume model of a dataset: train one with `gem3d enhance`")
     if artifact.meta.get("network") != "volume":
-        raise BadInput(f"{artifact.ref} is no volume model, with which alone Algorithm 1 draws: name one")
-    config = change(configuration_of_model(catalog, artifact.ref.full), overrides)
-    data = refs_behind(catalog, artifact.ref.full)
-    prepared = open_prepared(catalog, data.prepared)
+        raise BadInput(f"{artifact.ref} is no volume model, with which alone Algorithm 1 samples: name one")
+    config = change(configuration_of(catalog, artifact), overrides)
+    prepared = open_prepared(catalog, catalog.get(refs_behind(catalog, artifact).prepared))
     if not prepared.test:
-        raise BadInput(f"{named} has no test volumes: its dataset has fewer than two patients")
+        raise BadInput(f"{artifact.ref} has no test volumes: its dataset has fewer than two patients")
     cases = evenly(prepared.test, None if full else VOLUMES)
     seeds = range(config.seed, config.seed + (SEEDS if full else 1))
-    return _Subject(catalog, artifact, data.latents, prepared, config, tuple(cases), tuple(seeds))
+    return _Subject(catalog, artifact, prepared, config, tuple(cases), tuple(seeds))
 
 
 def _check_steps(config: Config, steps: tuple[int, ...]) -> None:
@@ -238,12 +235,12 @@ def _measure_all(
 
 def _recipes(prepared: Prepared, cases: list[str], seed: int) -> Iterator[Recipe]:
     for case in cases:
-        yield paired_recipe(prepared, case, prepared.image(case), seed)
+        yield paired_recipe(prepared, case, seed)
 
 
 def _speed(subject: _Subject, model: VolumeModel, product: float) -> Speed:
     """product: operations a second of the matrix product as it was before; a machine that others use varies."""
-    facts = load_facts(subject.catalog.path(subject.model, "network.json"))
+    facts = model.network.facts
     height, width = (side // model.codec.factor for side in subject.config.prepare.slice_size)
     cost = network_cost(facts, facts.window, (height, width))
     now = matrix_flops(model.device, MATRIX_PRODUCTS)

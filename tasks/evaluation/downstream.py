@@ -1,19 +1,19 @@
 """Stage 11, downstream: nnU-Net trained on one dataset and tested on the true test split (Table 4)."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 import numpy as np
 
-from data_catalog import Catalog
+from configs import Config
+from data_catalog import Artifact, Catalog
 from gem3d_core.errors import Gem3dError
 from gem3d_core.machine.reading import ahead
 from gem3d_core.metrics.overlap import CaseOverlap, Overlap, score_case
 from gem3d_core.nnunet.arms import (
-    ArmSpec,
     Plans,
     RawCase,
     model_files,
@@ -26,11 +26,15 @@ from gem3d_core.nnunet.arms import (
 from gem3d_core.prepare.geometry import voxel_sizes
 from gem3d_core.scans.dataset import plain_labels
 from gem3d_core.scans.volumes import Volume, read_label, read_volume
-from tasks.artifacts.lineage import DatasetRefs, dataset_path
-from tasks.artifacts.prepared import LabelIds, open_prepared
-from tasks.artifacts.source import Source, open_source, raw_cases
-from tasks.frame.policy import accelerator, stage_task
-from tasks.frame.stage import Product, Run, Stage, StageResult, Work, run_stage
+from gem3d_core.spec.nnunet import ArmSpec
+from gem3d_core.spec.terms import LabelIds
+from tasks.artifacts.lineage import dataset_path
+from tasks.artifacts.metrics import ARM
+from tasks.artifacts.prepared import PLANS, open_prepared
+from tasks.artifacts.raw import raw_cases
+from tasks.artifacts.source import Source, open_source
+from tasks.frame.policy import accelerator
+from tasks.frame.stage import Identity, Product, Stage, Work
 
 ARM_ID = 1
 """Number of the dataset in the arm's private workspace."""
@@ -38,47 +42,58 @@ MEAN = "mean"
 """Name of the row that averages over the labels."""
 
 
-@stage_task("downstream-arm")
-def downstream(run: Run, data: DatasetRefs, arm: str, dataset: str | None) -> StageResult:
+@dataclass(frozen=True)
+class Downstream(Stage):
     """`metrics` NAME-arm-{arm}: Dice and HD95 of nnU-Net trained on a published dataset, or on the true training cases.
 
     All arms use the plan that was made on the true data. The nnU-Net of the true one is kept, to judge drawn volumes.
+    dataset: none for the true data.
     """
-    config = run.config
-    inputs = tuple(ref for ref in (data.source, data.prepared, dataset) if ref)
-    stage = Stage(
-        "downstream", __name__, "metrics", f"{run.name}-arm-{arm}", {"arm": arm_identity(config.evaluate.arm)}, inputs
-    )
 
-    def make(work: Work) -> Product:
-        source = open_source(work.catalog, data.source)
-        opened = open_prepared(work.catalog, data.prepared)
-        plans = Plans.from_dict(json.loads(work.catalog.path(opened.artifact, "plans.json").read_text()))
-        labels = plain_labels(source.labels)
-        threads = config.runtime.threads
-        cases = (
-            raw_cases(source, opened.train, threads) if dataset is None else _published(work.catalog, dataset, threads)
-        )
+    name: ClassVar[str] = ARM
+    kind: ClassVar[str] = "metrics"
+
+    source: str
+    prepared: str
+    arm: str
+    dataset: str | None
+
+    def identity(self) -> Identity:
+        """The training data, the test cases, and how nnU-Net is trained."""
+        settings = {"arm": arm_identity(self.run.config.evaluate.arm)}
+        inputs = tuple(ref for ref in (self.source, self.prepared, self.dataset) if ref)
+        return Identity(f"{self.run.name}-arm-{self.arm}", settings, inputs)
+
+    def make(self, work: Work) -> Product:
+        """Train, predict the test cases, score."""
+        config, threads = self.run.config, self.run.config.runtime.threads
+        source = open_source(work.catalog, work.get(self.source), self.run.dataset)
+        opened = open_prepared(work.catalog, work.get(self.prepared))
+        plans = Plans.from_dict(json.loads(work.catalog.path(opened.artifact, PLANS).read_text()))
         write_raw(
             work.folder / "raw",
             ARM_ID,
             "Arm",
-            cases,
-            labels=labels,
+            self._cases(work, source, opened.train, threads),
+            labels=plain_labels(source.labels),
             channel_name=source.channel,
             regions_class_order=source.regions_class_order,
         )
         with accelerator(config) as device:
             spec = replace(config.evaluate.arm, device="cuda" if device == "cuda" else "cpu")
-            work.progress.total(spec.epochs, f"epochs of nnU-Net on {arm}")
+            work.progress.total(spec.epochs, f"epochs of nnU-Net on {self.arm}")
             model = train_arm(
                 work.folder, ARM_ID, plans, spec, on_epoch=lambda done, _: work.progress.at(done), threads=threads
             )
             images = write_images(work.folder / "test", _images(source, opened.test, threads), source.channel)
             predicted = predict_arm(work.folder, model, images, work.folder / "predicted", spec, threads=threads)
-        return _product(work, source, predicted, arm, model_files(model) if dataset is None else {}, threads)
+        kept = model_files(model) if self.dataset is None else {}
+        return _product(work, source, predicted, self.arm, kept, threads)
 
-    return run_stage(run, stage, make)
+    def _cases(self, work: Work, source: Source, train: list[str], threads: int) -> Iterator[RawCase]:
+        if self.dataset is None:
+            return raw_cases(source, train, threads)
+        return _published(dataset_path(work.catalog, work.get(self.dataset)), threads)
 
 
 def arm_identity(arm: ArmSpec) -> dict[str, object]:
@@ -87,11 +102,11 @@ def arm_identity(arm: ArmSpec) -> dict[str, object]:
 
 
 def arms_of(
-    run: Run, prepared: str, datasets: list[str], baselines: Mapping[str, str] | None = None
+    config: Config, *, test: int, datasets: Sequence[str], baselines: Mapping[str, str] | None = None
 ) -> dict[str, str | None]:
     """Every arm's dataset, none for the true data; no arms where no case is left to test on."""
-    evaluate = run.config.evaluate
-    if not evaluate.downstream or not open_prepared(Catalog.open(run.catalog), prepared).test:
+    evaluate = config.evaluate
+    if not evaluate.downstream or not test:
         return {}
     factors = evaluate.factors or range(1, len(datasets) + 1)
     published = {f"{factor}x": datasets[factor - 1] for factor in factors if factor <= len(datasets)}
@@ -100,15 +115,13 @@ def arms_of(
 
 def _images(source: Source, names: list[str], threads: int) -> Iterator[RawCase]:
     def read(name: str) -> RawCase:
-        image = source.cases[name].read_image()
+        image = source.image(name)
         return RawCase(name, image.array, image.affine)
 
     return ahead(read, names, threads)
 
 
-def _published(catalog: Catalog, dataset: str, threads: int) -> Iterator[RawCase]:
-    folder = dataset_path(catalog, dataset)
-
+def _published(folder: Path, threads: int) -> Iterator[RawCase]:
     def read(image_path: Path) -> RawCase:
         name = image_path.name.removesuffix("_0000.nii.gz")
         image, label = read_volume(image_path), read_label(folder / "labelsTr" / f"{name}.nii.gz")
@@ -139,7 +152,7 @@ def _product(
 
     def scored(item: tuple[str, Path]) -> tuple[str, CaseOverlap]:
         case, path = item
-        truth = source.cases[case].read_label()
+        truth = source.label(case)
         return case, score(source, read_prediction(path, truth.affine).astype(np.int16), truth)
 
     rows = []
@@ -163,9 +176,9 @@ def overlaps_by(rows: Iterable[Mapping[str, object]], key: str) -> list[CaseOver
     return [CaseOverlap({k: v for k, v in o.items() if k != MEAN}, o[MEAN]) for o in cases.values()]
 
 
-def trained_model(catalog: Catalog, arm: str) -> Path:
+def trained_model(catalog: Catalog, arm: Artifact) -> Path:
     """The folder of the nnU-Net that an arm kept. Raises Gem3dError where it kept none."""
-    folder = catalog.view(catalog.get(arm)) / "model"
+    folder = catalog.view(arm) / "model"
     if not folder.is_dir():
-        raise Gem3dError(f"{arm} holds no nnU-Net: only the arm that is trained on the true data keeps it")
+        raise Gem3dError(f"{arm.ref} holds no nnU-Net: only the arm that is trained on the true data keeps it")
     return folder

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from safetensors.torch import save_file
@@ -12,12 +13,12 @@ from configs import Config
 from data_catalog import Artifact, Catalog
 from gem3d_core.metrics.features import LPIPS_TRUNK
 from gem3d_core.prepare.split import evenly
-from tasks.artifacts.lineage import DatasetRefs
+from tasks.artifacts.metrics import FIDELITY
 from tasks.artifacts.model import sampling_identity
 from tasks.artifacts.prepared import open_prepared
 from tasks.artifacts.source import open_source
-from tasks.artifacts.volumes import Row, Synthetic, accepted, open_synthetic
-from tasks.evaluation.paired import Paired, Real, draw_paired
+from tasks.artifacts.volumes import Synthetic, VolumeRow, accepted, open_synthetic
+from tasks.evaluation.paired import Paired, Real, sample_paired
 from tasks.evaluation.pictures import PICTURE_ROWS, draw_comparisons, draw_distances
 from tasks.evaluation.real_features import training_features, without_features
 from tasks.evaluation.scores import (
@@ -42,61 +43,79 @@ from tasks.evaluation.volumes import (
     read_test,
     read_training,
 )
-from tasks.evaluation.weights import open_features, open_lpips, weights_hashes
-from tasks.frame.policy import accelerator, stage_task
-from tasks.frame.stage import Product, Run, Stage, StageResult, Work, run_stage
+from tasks.evaluation.weights import download, open_features, open_lpips, weights_hashes
+from tasks.frame.policy import accelerator
+from tasks.frame.stage import Identity, Product, Stage, Work
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@stage_task("fidelity")
-def fidelity(run: Run, data: DatasetRefs, features: str, volume_model: str, volumes: list[str]) -> StageResult:
+@dataclass(frozen=True)
+class Fidelity(Stage):
     """`metrics` NAME-fidelity: of the first repeat's `volumes`, of paired test volumes; distances of all repeats.
 
     features: of the real volumes.
     """
-    config = run.config
-    settings = {
-        "fid_volumes": config.evaluate.fid_volumes,
-        "paired_cases": config.evaluate.paired_cases,
-        "fid_resamples": config.evaluate.fid_resamples,
-        "masks": config.masks.count,
-        "resample": sampling_identity(config),
-        "diffusion": config.diffusion,
-        "weights": weights_hashes(run, [LPIPS_TRUNK]),
-    }
-    inputs = (data.source, data.prepared, data.latents, features, volume_model, *volumes)
-    stage = Stage("fidelity", __name__, "metrics", f"{run.name}-fidelity", settings, inputs, run.seed)
 
-    def make(work: Work) -> Product:
-        prepared, of_real = open_prepared(work.catalog, data.prepared), work.catalog.get(features)
-        repeats = [work.catalog.get(ref) for ref in volumes]
+    name: ClassVar[str] = FIDELITY
+    kind: ClassVar[str] = "metrics"
+
+    source: str
+    prepared: str
+    latents: str
+    features: str
+    volume_model: str
+    volumes: tuple[str, ...]
+
+    def identity(self) -> Identity:
+        """The volumes, the real ones beside them, and what samples the paired ones."""
+        config = self.run.config
+        settings = {
+            "fid_volumes": config.evaluate.fid_volumes,
+            "paired_cases": config.evaluate.paired_cases,
+            "fid_resamples": config.evaluate.fid_resamples,
+            "masks": config.masks.count,
+            "resample": sampling_identity(config),
+            "diffusion": config.diffusion,
+            "weights": weights_hashes(config, [LPIPS_TRUNK]),
+        }
+        inputs = (self.source, self.prepared, self.latents, self.features, self.volume_model, *self.volumes)
+        return Identity(f"{self.run.name}-fidelity", settings, inputs, seed=self.run.seed)
+
+    def ready(self) -> None:
+        """LPIPS is downloaded where it can be."""
+        download(self.run.config, [LPIPS_TRUNK])
+
+    def make(self, work: Work) -> Product:
+        """Every volume is read once; then all is scored."""
+        config, threads = self.run.config, self.run.config.runtime.threads
+        prepared, of_real = open_prepared(work.catalog, work.get(self.prepared)), work.get(self.features)
+        repeats = [work.get(ref) for ref in self.volumes]
         rows = [accepted(work.catalog, repeat) for repeat in repeats]
         masks = set(evenly(evenly(prepared.train, config.masks.count), config.evaluate.fid_volumes))
         of_volume, missing = _compared(rows[0], masks)
-        sets, threads = list(dict.fromkeys(of_volume.values())), config.runtime.threads
+        sets = list(dict.fromkeys(of_volume.values()))
         shown = [row for variant in SETS for row in _of(rows[0], variant)[:PICTURE_ROWS]]
         names, cases = ({str(row[key]) for row in shown} for key in ("volume", "mask_case"))
         with accelerator(config) as device:
             lpips, without_scores = open_lpips(config, prepared, device)
             reading = reading_beside(work.catalog, of_real, config, device)
             train, real = read_training(prepared, cases, work.progress, threads)
-            paired = draw_paired(work, run, prepared, data.latents, volume_model, device) if prepared.test else []
+            model, latents = work.get(self.volume_model), work.get(self.latents)
+            paired = sample_paired(work, self.run, prepared, latents, model, device) if prepared.test else []
             test = read_test(prepared, paired, lpips, prepared.test[:PICTURE_ROWS], threads)
             opened = (open_synthetic(work.catalog, *one, threads) for one in zip(repeats, rows, strict=True))
             drawn = read_drawn(reading, opened, train, of_volume, names)
         values, replicates = scores_of(reading, sets, drawn, test, prepared.test, config.evaluate.fid_resamples)
         distances = nearest_training(prepared, drawn, train, test)
         near = {of: distances.loc[distances["of"] == of, "distance"].to_numpy() for of in (SYNTHETIC, HELD_OUT)}
-        source, groups = open_source(work.catalog, data.source), _pictured(drawn, real, test)
+        source, groups = open_source(work.catalog, work.get(self.source)), _pictured(drawn, real, test)
         pictures = draw_comparisons(work, source, prepared, repeats[0], groups)
         pictures |= draw_distances(work, near[SYNTHETIC], near[HELD_OUT])
         without = (without_features(of_real) or missing) | without_scores
         tables = {"values": value_table(values), "replicates": replicates, "distances": distances}
         return _product(work, of_real, tables, without, pictures | _keep_paired(work, test.pictured))
-
-    return run_stage(run, stage, make)
 
 
 def reading_beside(catalog: Catalog, of_real: Artifact, config: Config, device: str) -> Reading:
@@ -114,7 +133,7 @@ def scores_of(
     return [*values, *paired_scores(cases, test), *continuity_scores(cases, drawn, test)], replicates
 
 
-def _compared(accepted_rows: list[Row], masks: set[str]) -> tuple[dict[str, str], dict[str, str]]:
+def _compared(accepted_rows: list[VolumeRow], masks: set[str]) -> tuple[dict[str, str], dict[str, str]]:
     """The set that each drawn volume counts for in FID, and why there is none; the same masks for every system."""
     sets, missing = _fid_sets(accepted_rows)
     chosen = {str(r["volume"]): of for of, found in sets.items() for r in found if r["mask_case"] in masks}
@@ -123,7 +142,7 @@ def _compared(accepted_rows: list[Row], masks: set[str]) -> tuple[dict[str, str]
     return chosen, missing
 
 
-def _fid_sets(accepted_rows: list[Row]) -> tuple[dict[str, list[Row]], dict[str, str]]:
+def _fid_sets(accepted_rows: list[VolumeRow]) -> tuple[dict[str, list[VolumeRow]], dict[str, str]]:
     """Drawn volumes by set, and why the edited masks have no FID where they are few beside the true ones."""
     rows = {of: _of(accepted_rows, variant) for variant, of in SETS.items()}
     sets = {of: found for of, found in rows.items() if found}
@@ -133,7 +152,7 @@ def _fid_sets(accepted_rows: list[Row]) -> tuple[dict[str, list[Row]], dict[str,
     return sets, {}
 
 
-def _of(rows: list[Row], variant: str) -> list[Row]:
+def _of(rows: list[VolumeRow], variant: str) -> list[VolumeRow]:
     return [row for row in rows if row["variant"] == variant]
 
 

@@ -1,13 +1,14 @@
 """Paired test volumes: drawn for their own masks with a slice of their own (Table 2)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from data_catalog import Artifact
 from gem3d_core.machine.files import atomic
 from gem3d_core.sampling.volumes import Recipe, draw_volumes
 from gem3d_core.sampling.windows import start_slice
@@ -38,42 +39,43 @@ class Paired:
     real: Real
 
 
-def draw_paired(
-    work: Work, run: Run, prepared: Prepared, latents: str, volume_model: str, device: str
+@dataclass(frozen=True)
+class PairedRecipe(Recipe):
+    """With the real volume (Z, H, W) that the sampled one is compared with."""
+
+    real: np.ndarray = field(kw_only=True)
+
+
+def sample_paired(
+    work: Work, run: Run, prepared: Prepared, latents: Artifact, volume_model: Artifact, device: str
 ) -> Iterator[Paired]:
     """Test masks with the test volume's own slice as informed slice (Table 2), in the order in which they finish.
 
-    One that was finished before is not redrawn. What belongs to a test case is read once.
+    One that was finished before is not sampled again. What belongs to a test case is read once.
     """
     cases = prepared.test[: run.config.evaluate.paired_cases]
-    finished = [case for case in cases if _paired_file(work, case).exists()]
-    for case in finished:
+    waiting = [case for case in cases if not _paired_file(work, case).exists()]
+    for case in (case for case in cases if case not in waiting):
         stored = load_file(_paired_file(work, case))
         slices, outline = stored["slices"].numpy(), prepared.outline(case)
         drawn = Synthetic(case, case, "true", slices, outline, tuple(stored["borders"].tolist()))
         yield Paired(drawn, Real(prepared.image(case), prepared.mask(case)))
 
-    flying: dict[str, tuple[Recipe, np.ndarray]] = {}
-
-    def recipes() -> Iterator[Recipe]:
-        for case in cases:
-            if case not in finished:
-                image = prepared.image(case)
-                condition = stored_condition(work.catalog, work.catalog.get(latents), case)
-                flying[case] = replace(paired_recipe(prepared, case, image, run.seed), condition=condition), image
-                yield flying[case][0]
-
-    model = open_volume_model(work.catalog, volume_model, latents, run.config, device)
-    spec = sampler(run.config, model, [prepared.cases[case].depth for case in cases if case not in finished])
-    work.progress.total(len(cases) - len(finished), "paired test volumes drawn and scored")
-    for done, volume in enumerate(draw_volumes(model, recipes(), spec), start=1):
-        recipe, image = flying.pop(volume.name)
+    model = open_volume_model(work.catalog, volume_model, run.config, device)
+    spec = sampler(run.config, model, [prepared.cases[case].depth for case in waiting])
+    work.progress.total(len(waiting), "paired test volumes sampled and scored")
+    recipes = (
+        paired_recipe(prepared, case, run.seed, stored_condition(work.catalog, latents, case)) for case in waiting
+    )
+    for done, volume in enumerate(draw_volumes(model, recipes, spec), start=1):
+        recipe = volume.recipe
+        assert isinstance(recipe, PairedRecipe)
         borders = torch.tensor(volume.borders, dtype=torch.int64)
         with atomic(_paired_file(work, volume.name)) as building:
             save_file({"slices": volume.slices.contiguous(), "borders": borders}, building)
         slices, outline = volume.slices.numpy(), recipe.outline.numpy()
         drawn = Synthetic(volume.name, volume.name, "true", slices, outline, volume.borders)
-        yield Paired(drawn, Real(image, recipe.mask.numpy()))
+        yield Paired(drawn, Real(recipe.real, recipe.mask.numpy()))
         work.progress.at(done)
 
 
@@ -81,13 +83,16 @@ def _paired_file(work: Work, case: str) -> Path:
     return work.folder / f"paired-{case}.safetensors"
 
 
-def paired_recipe(prepared: Prepared, case: str, image: np.ndarray, seed: int) -> Recipe:
-    """The recipe of a test volume (Z, H, W): its own mask, and a slice of its own as informed slice."""
-    return Recipe(
+def paired_recipe(prepared: Prepared, case: str, seed: int, condition: torch.Tensor | None = None) -> PairedRecipe:
+    """The recipe of a test volume: its own mask, and a slice of its own as informed slice."""
+    image = prepared.image(case)
+    return PairedRecipe(
         name=case,
         mask=torch.from_numpy(prepared.mask(case)),
         outline=torch.from_numpy(prepared.outline(case)),
         informed=torch.from_numpy(image[start_slice(PAIRED_POSITION, len(image))]),
         p=PAIRED_POSITION,
         seed=derive_seed(seed, "paired", case),
+        condition=condition,
+        real=image,
     )

@@ -8,10 +8,9 @@ import numpy as np
 from data_catalog import Artifact
 from gem3d_core.report.pictures import PictureRow, comparison, distance_histogram
 from tasks.artifacts.files import read_label_slices
-from tasks.artifacts.lineage import parent_of
 from tasks.artifacts.prepared import Prepared
 from tasks.artifacts.source import Source
-from tasks.artifacts.volumes import Synthetic
+from tasks.artifacts.volumes import Synthetic, edited_masks
 from tasks.evaluation.paired import Real
 from tasks.frame.stage import Work
 
@@ -29,12 +28,11 @@ def draw_comparisons(
     groups: Mapping[str, list[tuple[Synthetic, Real]]],
 ) -> dict[str, Path]:
     """Drawn volumes beneath the real ones of their cases, a picture for each group; an empty group has none."""
-    names = {ids: name for name, ids in source.labels.items() if isinstance(ids, int) and ids}
     pictures = {}
     for key, shown in groups.items():
         rows = [row for one, real in shown for row in _picture_rows(work, prepared, volumes, one, real, TITLES[key])]
         if rows:
-            pictures[f"{key}.png"] = comparison(rows, work.folder / f"{key}.png", names)
+            pictures[f"{key}.png"] = comparison(rows, work.folder / f"{key}.png", source.label_names)
     return pictures
 
 
@@ -53,6 +51,6 @@ def _picture_rows(
     above = PictureRow(f"real {drawn.case}", real.image, real.mask, (z, y, x))
     mask = real.mask
     if drawn.variant != "true":
-        masks = work.catalog.get(parent_of(work.catalog, volumes.ref.full, "masks"))
+        masks = work.catalog.get(edited_masks(volumes))
         mask = read_label_slices(work.catalog.path(masks, f"cases/{drawn.case}/mask.nii.gz"))
     return [above, PictureRow(title, drawn.slices, mask, (z, y, x))]

@@ -1,8 +1,9 @@
 """Stage 11, features of real volumes: what drawn volumes are compared with, measured once for all that are drawn."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -15,34 +16,47 @@ from gem3d_core.metrics.frechet import Moments
 from gem3d_core.metrics.neighbours import Sample
 from gem3d_core.prepare.split import evenly
 from gem3d_core.spec.terms import PLANES, Plane
-from tasks.artifacts.lineage import DatasetRefs
+from tasks.artifacts.metrics import FEATURES as STAGE
 from tasks.artifacts.prepared import Prepared, open_prepared
 from tasks.evaluation.scores import set_scores, value_table
 from tasks.evaluation.volumes import HELD_OUT, TRAINING, Reading
-from tasks.evaluation.weights import feature_files, open_features, weights_hashes
-from tasks.frame.policy import accelerator, stage_task
-from tasks.frame.stage import Product, Run, Stage, StageResult, Work, run_stage
+from tasks.evaluation.weights import download, feature_files, open_features, weights_hashes
+from tasks.frame.policy import accelerator
+from tasks.frame.stage import Identity, Product, Stage, Work
 
 FEATURES = "features.safetensors"
 
 
-@stage_task("real-features")
-def real_features(run: Run, data: DatasetRefs) -> StageResult:
+@dataclass(frozen=True)
+class RealFeatures(Stage):
     """`metrics` NAME-features: moments and some feature vectors of training volumes, scores of held-out ones to them.
 
     Where the network of the features is not available the artifact says so and holds neither.
     """
-    config = run.config
-    settings = {
-        "features": config.evaluate.features,
-        "fid_volumes": config.evaluate.fid_volumes,
-        "fid_resamples": config.evaluate.fid_resamples,
-        "weights": weights_hashes(run, feature_files(config)),
-    }
-    stage = Stage("real-features", __name__, "metrics", f"{run.name}-features", settings, (data.prepared,))
 
-    def make(work: Work) -> Product:
-        prepared = open_prepared(work.catalog, data.prepared)
+    name: ClassVar[str] = STAGE
+    kind: ClassVar[str] = "metrics"
+
+    prepared: str
+
+    def identity(self) -> Identity:
+        """The prepared volumes, and the network that looks at them."""
+        config = self.run.config
+        settings = {
+            "features": config.evaluate.features,
+            "fid_volumes": config.evaluate.fid_volumes,
+            "fid_resamples": config.evaluate.fid_resamples,
+            "weights": weights_hashes(config, feature_files(config)),
+        }
+        return Identity(f"{self.run.name}-features", settings, (self.prepared,))
+
+    def ready(self) -> None:
+        """Weights are downloaded where they can be, so that the next run finds what this one uses."""
+        download(self.run.config, feature_files(self.run.config))
+
+    def make(self, work: Work) -> Product:
+        """Read every real volume once."""
+        config, prepared = self.run.config, open_prepared(work.catalog, work.get(self.prepared))
         with accelerator(config) as device:
             features, missing = open_features(config, device)
             reading = Reading(features)
@@ -55,8 +69,6 @@ def real_features(run: Run, data: DatasetRefs) -> StageResult:
             table.to_parquet(work.folder / f"{name}.parquet")
             files[f"{name}.parquet"] = work.folder / f"{name}.parquet"
         return Product(files, {"missing": missing}, {"metrics": values.rename(columns={"of": "subset"})})
-
-    return run_stage(run, stage, make)
 
 
 def _read(reading: Reading, prepared: Prepared, work: Work, limit: int | None, threads: int) -> None:

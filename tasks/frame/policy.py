@@ -1,6 +1,6 @@
 """Retries, cache and device of all tasks, in one place.
 
-Prefect's own result cache is off: the catalog decides what is done (tasks/frame/stage.py). Nothing is retried by Prefect:
+Prefect's own result cache is off: the catalog decides what is done (tasks/frame/stage.py). Prefect retries nothing:
 a stage that failed goes on from its checkpoint when the same command is given again, and a fault that is in the
 input or in the configuration would only fail again.
 """
@@ -8,24 +8,27 @@ input or in the configuration would only fail again.
 import fcntl
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
-from prefect import Task, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from configs import Config
 from gem3d_core.errors import BadInput
-
-P = ParamSpec("P")
-R = TypeVar("R")
+from tasks.frame.stage import Stage, StageResult, perform
 
 
-def stage_task(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """A Prefect task for a stage."""
-    return task(name=name, cache_policy=NO_CACHE, persist_result=False, retries=0)
+@task(cache_policy=NO_CACHE, persist_result=False, retries=0)
+def _perform(stage: Stage) -> StageResult:
+    return perform(stage)
+
+
+def perform_as_task(stage: Stage) -> StageResult:
+    """`perform` as a Prefect task of the stage's name."""
+    result: StageResult = _perform.with_options(name=stage.name)(stage)
+    return result
 
 
 def training_processes(config: Config, device: str, batch: int) -> int:

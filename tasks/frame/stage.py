@@ -1,27 +1,28 @@
 """What every stage does around its one call of the core: look in the catalog, work in a scratch folder, put.
 
-A stage is identified by its name, the versions of its inputs, the part of the configuration that it reads, its seed
-and its code version. What is already in the catalog under that key is not made again.
+A stage is two functions: `identity`, what it is and depends on, and `make`, its work. What the catalog holds under the
+same identity is not made again; the dry run asks for identities only.
 """
 
 import hashlib
 import json
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from configs import Config
 from data_catalog import Artifact, Catalog
-from gem3d_core.errors import BadInput
 from gem3d_core.machine.files import atomic
+from gem3d_core.machine.processes import Interrupted
 from tasks.frame.code_version import code_version
-from tasks.frame.progress import Nothing, Progress, open_progress
+from tasks.frame.progress import Progress, open_progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,38 +32,12 @@ SECONDS = "seconds.txt"
 """File in a stage's scratch folder that holds the seconds spent on it so far."""
 HEARTBEAT = 5.0
 """Seconds between two writings of that file."""
-StageName = Literal[
-    "ingest",
-    "preprocess",
-    "encode",
-    "train-slices",
-    "tune-volume",
-    "train-informed",
-    "generate-informed-slices",
-    "augment-masks",
-    "resample",
-    "publish",
-    "evaluate",
-]
-"""The stages of enhance-dataset, in their order; each is a flow and a deployment of the same name."""
-
-
-def stages_of(config: Config, until: StageName | None = None) -> tuple[StageName, ...]:
-    """The stages of a run, up to one that is named: a system may do without one that trains.
-
-    Raises BadInput where that one is named.
-    """
-    without: set[StageName] = {"train-slices"} if config.generator == "whole" else set()
-    without |= {"tune-volume"} if config.generator == "slice" else set()
-    without |= set() if config.condition.informed else {"train-informed"}
-    if until in without:
-        raise BadInput(f"--until {until}: not a stage of system={config.system}, which does without it")
-    names = [name for name in get_args(StageName) if name not in without]
-    return tuple(names[: names.index(until) + 1] if until else names)
+under_way: list[str] = []
+"""Names of the stages that this process is in; of those that an interruption ended, too."""
 
 
 class Run(BaseModel):
-    """What all stages of one run share. Small and plain: it crosses task boundaries."""
+    """What all stages of one run share, its configuration resolved. Small and plain: it crosses task boundaries."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -75,12 +50,14 @@ class Run(BaseModel):
     seed: int
     """Of all draws after training; the configuration's own seed unless a re-sampling names another."""
     use_cache: bool = True
-    dry: bool = False
-    """Look in the catalog only: a stage that is not there raises WouldRun."""
+    dataset: str | None = None
+    """Folder in which the dataset lies now; no identity depends on it."""
+    skip_bad: bool = False
+    """Whether faulty cases are left out."""
 
-
-class WouldRun(Exception):  # noqa: N818 - an answer, not an error
-    """The stage is not in the catalog, and the run is dry."""
+    def under(self, name: str) -> "Run":
+        """The same run under another name in the catalog."""
+        return self.model_copy(update={"name": name})
 
 
 class StageResult(BaseModel):
@@ -92,6 +69,21 @@ class StageResult(BaseModel):
     ref: str
     seconds: float
     cached: bool
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What the product of a stage depends on, besides the stage's code."""
+
+    artifact: str
+    """Name of the artifact."""
+    settings: Mapping[str, object]
+    """Sections of the configuration that count, and plain values."""
+    inputs: tuple[str, ...] = ()
+    """References to what is read."""
+    files: tuple[tuple[str, str], ...] = ()
+    """References of which one file only is read, with the file: the rest of them may change."""
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,79 +102,137 @@ class Work:
     catalog: Catalog
     folder: Path
     progress: Progress
+    artifacts: Mapping[str, Artifact] = field(default_factory=dict)
+    """Those that the identity names, by reference."""
+
+    def get(self, ref: str) -> Artifact:
+        """The artifact of a reference; those of the identity are looked up once."""
+        return self.artifacts.get(ref) or self.catalog.get(ref)
+
+
+class NotAtHand(Exception):  # noqa: N818 - an answer, not an error
+    """An identity cannot be told without reading or fetching something large, so the catalog cannot hold it."""
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One stage of one run: its identity."""
+class Stage(ABC):
+    """One stage of one run, with the references that it is given. Subclasses say what it is and do its work."""
 
-    name: str
-    """As in the list of stages."""
-    module: str
-    """`__name__` of the task's module, whose code counts."""
-    kind: str
-    """Kind of the artifact."""
-    artifact: str
-    """Name of the artifact."""
-    settings: Mapping[str, object]
-    """All that the result depends on, besides inputs and code: sections of the configuration, plain values."""
-    inputs: tuple[str, ...] = ()
-    """References to what it reads."""
-    seed: int = 0
-    files: tuple[tuple[str, str], ...] = ()
-    """References of which it reads one file only, with the file: the rest of them may change."""
+    name: ClassVar[str]
+    kind: ClassVar[str]
+    """Of the artifact."""
+
+    run: Run
+
+    def ready(self) -> None:  # noqa: B027 - most stages need nothing
+        """Bring to hand what the identity depends on: weights to fetch, files to hash. A dry run does not call it."""
+
+    @abstractmethod
+    def identity(self) -> Identity:
+        """What it depends on; nothing large is opened. Raises NotAtHand where `ready` would have to come first."""
+
+    @abstractmethod
+    def make(self, work: Work) -> Product:
+        """The work itself."""
 
 
-def run_stage(run: Run, stage: Stage, make: Callable[[Work], Product]) -> StageResult:
-    """The artifact of a stage: found in the catalog, or made and put there."""
-    began = time.monotonic()
-    catalog = Catalog.open(run.catalog)
-    whole, parts = [catalog.get(ref) for ref in stage.inputs], [(catalog.get(ref), file) for ref, file in stage.files]
-    parents = whole + [part for part, _ in parts]
-    settings = canonical(stage.settings)
-    key = _key(stage, settings, [*(a.version for a in whole), *(a.files[file].sha256 for a, file in parts)])
+@dataclass(frozen=True)
+class _Resolved:
+    """An identity with its inputs looked up in the catalog."""
 
-    found = catalog.find(key) if run.use_cache else None
-    if found is not None:
-        return StageResult(stage=stage.name, ref=found.ref.full, seconds=time.monotonic() - began, cached=True)
+    identity: Identity
+    artifacts: Mapping[str, Artifact]
+    settings: str
+    key: str
 
-    if run.dry:
-        raise WouldRun(stage.name)
 
+def look(stage: Stage) -> StageResult | None:
+    """The product of a stage where the catalog holds it; nothing is written or fetched."""
+    began, catalog = time.monotonic(), Catalog.open(stage.run.catalog)
+    try:
+        found = _found(stage, catalog, _resolve(stage, catalog))
+    except NotAtHand:
+        return None
+    return None if found is None else _result(stage, found, began, cached=True)
+
+
+def perform(stage: Stage) -> StageResult:
+    """The product of a stage: found in the catalog, or made and put there.
+
+    Raises what its work raises. An interruption, which is no Exception, leaves its name in `under_way`.
+    """
+    began, catalog = time.monotonic(), Catalog.open(stage.run.catalog)
+    under_way.append(stage.name)
+    try:
+        stage.ready()
+        resolved = _resolve(stage, catalog)
+        found = _found(stage, catalog, resolved)
+        made, cached = (found, True) if found is not None else _make_alone(stage, catalog, resolved)
+    except Interrupted as error:
+        raise Interrupted(f"stage {stage.name}: {error}") from error
+    except Exception:
+        under_way.remove(stage.name)
+        raise
+    under_way.remove(stage.name)
+    return _result(stage, made, began, cached=cached)
+
+
+def _resolve(stage: Stage, catalog: Catalog) -> _Resolved:
+    identity = stage.identity()
+    named = [*identity.inputs, *(ref for ref, _ in identity.files)]
+    artifacts = {ref: catalog.get(ref) for ref in dict.fromkeys(named)}
+    inputs = [artifacts[ref].version for ref in identity.inputs]
+    inputs += [artifacts[ref].files[file].sha256 for ref, file in identity.files]
+    settings = canonical(identity.settings)
+    parts = {
+        "stage": stage.name,
+        "kind": stage.kind,
+        "artifact": identity.artifact,
+        "settings": settings,
+        "inputs": inputs,
+        "seed": identity.seed,
+        "code": code_version(type(stage).__module__),
+    }
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return _Resolved(identity, artifacts, settings, key)
+
+
+def _found(stage: Stage, catalog: Catalog, resolved: _Resolved) -> Artifact | None:
+    return catalog.find(resolved.key) if stage.run.use_cache else None
+
+
+def _result(stage: Stage, artifact: Artifact, began: float, *, cached: bool) -> StageResult:
+    return StageResult(stage=stage.name, ref=artifact.ref.full, seconds=time.monotonic() - began, cached=cached)
+
+
+def _make_alone(stage: Stage, catalog: Catalog, resolved: _Resolved) -> tuple[Artifact, bool]:
+    """Made in a folder that no other process works in meanwhile; and whether another had made it before."""
     # an uncached run takes nothing over from a cached one, but goes on where one like it was killed
-    scratch = key if run.use_cache else hashlib.sha256(f"{key} anew".encode()).hexdigest()
+    key = resolved.key
+    scratch = key if stage.run.use_cache else hashlib.sha256(f"{key} anew".encode()).hexdigest()
     with catalog.work.hold(scratch) as folder:
-        # another process may have made it while this one waited for the folder
-        found = catalog.find(key) if run.use_cache else None
-        made = found or _make(run, stage, make, Work(catalog, folder, Nothing()), key, settings, parents)
+        found = _found(stage, catalog, resolved)  # another process may have made it while this one waited
+        made = found or _make(stage, catalog, folder, resolved)
         catalog.work.clear(scratch)
-    seconds = time.monotonic() - began
-    return StageResult(stage=stage.name, ref=made.ref.full, seconds=seconds, cached=found is not None)
+    return made, found is not None
 
 
-def _make(
-    run: Run,
-    stage: Stage,
-    make: Callable[[Work], Product],
-    work: Work,
-    key: str,
-    settings: str,
-    parents: list[Artifact],
-) -> Artifact:
-    with open_progress(stage.name) as progress, _timed(work.folder / SECONDS):
-        product = make(replace(work, progress=progress))
-    return work.catalog.put(
+def _make(stage: Stage, catalog: Catalog, folder: Path, resolved: _Resolved) -> Artifact:
+    identity = resolved.identity
+    with open_progress(stage.name) as progress, _timed(folder / SECONDS):
+        product = stage.make(Work(catalog, folder, progress, resolved.artifacts))
+    return catalog.put(
         stage.kind,
-        stage.artifact,
+        identity.artifact,
         files=product.files,
         meta={**product.meta, "stage": stage.name},
-        tables=_with_seconds(product.tables, work.folder / SECONDS),
-        parents=[parent.ref for parent in parents],
-        run_id=run.run_id,
-        code_version=code_version(stage.module),
-        config_hash=hashlib.sha256(settings.encode()).hexdigest(),
-        seed=stage.seed,
-        key=key,
+        tables=_with_seconds(product.tables, folder / SECONDS),
+        parents=[artifact.ref for artifact in resolved.artifacts.values()],
+        run_id=stage.run.run_id,
+        code_version=code_version(type(stage).__module__),
+        config_hash=hashlib.sha256(resolved.settings.encode()).hexdigest(),
+        seed=identity.seed,
+        key=resolved.key,
     )
 
 
@@ -192,9 +242,7 @@ def _timed(file: Path) -> Iterator[None]:
 
     Written every HEARTBEAT seconds: what a kill costs of the count is at most that.
     """
-    began = time.monotonic()
-    before = float(file.read_text()) if file.exists() else 0.0
-    ended = threading.Event()
+    began, before, ended = time.monotonic(), _seconds(file), threading.Event()
 
     def write() -> None:
         with atomic(file) as building:
@@ -214,10 +262,18 @@ def _timed(file: Path) -> Iterator[None]:
         write()
 
 
+def _seconds(file: Path) -> float:
+    """Those counted so far; 0 where there is no whole count."""
+    try:
+        return float(file.read_text())
+    except (OSError, ValueError):
+        return 0.0
+
+
 def _with_seconds(tables: Mapping[str, "pd.DataFrame"], file: Path) -> dict[str, "pd.DataFrame"]:
     import pandas as pd
 
-    row = pd.DataFrame([{"group": "stage", "metric": "seconds", "value": float(file.read_text())}])
+    row = pd.DataFrame([{"group": "stage", "metric": "seconds", "value": _seconds(file)}])
     metrics = pd.concat([tables["metrics"], row], ignore_index=True) if "metrics" in tables else row
     return {**tables, "metrics": metrics}
 
@@ -228,14 +284,5 @@ def canonical(settings: Mapping[str, object]) -> str:
     return json.dumps(plain, sort_keys=True, separators=(",", ":"))
 
 
-def _key(stage: Stage, settings: str, inputs: list[str]) -> str:
-    identity = {
-        "stage": stage.name,
-        "kind": stage.kind,
-        "artifact": stage.artifact,
-        "settings": settings,
-        "inputs": inputs,
-        "seed": stage.seed,
-        "code": code_version(stage.module),
-    }
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+Act = Callable[[Stage], StageResult | None]
+"""What is done with a stage: performed, or looked for."""

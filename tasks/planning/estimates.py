@@ -25,12 +25,12 @@ from gem3d_core.codec.kl import PAPER_LAYERS, PAPER_WIDTHS, trained_widths
 from gem3d_core.codec.kl_training import BATCH as KL_BATCH
 from gem3d_core.diffusion.denoise import window_calls
 from gem3d_core.machine.devices import device_type
-from gem3d_core.spec.method import NetworkFacts, NetworkKind, TrainSpec, UNetSpec
+from gem3d_core.spec.method import NetworkFacts, NetworkKind, UNetSpec
 from gem3d_core.spec.terms import PLANES
 from tasks.artifacts.model import useful_batch, volumes_beside, writing_ahead
-from tasks.frame.stage import StageName
 from tasks.planning.workload import Load
-from tasks.stages.informed import variants
+from tasks.stages.informed import mode_of, variants
+from tasks.stages.train import Course, TrainInformed, TrainSlices, TuneVolume
 
 BACKWARD = 2.0
 """Operations of a backward pass over those of the forward pass."""
@@ -69,44 +69,37 @@ class Estimate:
     memory_gib: float | None = None
 
 
-def estimate(stage: StageName, load: Load) -> Estimate:
-    """What one stage would do with all that there is."""
-    told = _estimated(stage, load)
-    if told.seconds is not None and math.isnan(told.seconds):  # a GPU that is not here
-        return replace(told, seconds=None)
-    return told
+def known(estimate: Estimate) -> Estimate:
+    """Without seconds where they are of a GPU that is not here."""
+    return replace(estimate, seconds=None) if estimate.seconds and math.isnan(estimate.seconds) else estimate
 
 
-def _estimated(stage: StageName, load: Load) -> Estimate:
-    match stage:
-        case "train-slices" | "tune-volume" | "train-informed":
-            return _training(stage, load)
-        case "generate-informed-slices":
-            return _informed(load)
-        case "encode":
-            return _encoding(load)
-        case "resample":
-            return _resampling(load)
-        case "evaluate":
-            return _evaluation(load)
-        case _:
-            return _handling(stage, load)
+def ingesting(load: Load) -> Estimate:
+    """Every file is read."""
+    return Estimate(f"{len(load.depths)} cases checked", seconds=READ * load.voxels, memory_gib=_held(load))
 
 
-def _handling(stage: StageName, load: Load) -> Estimate:
-    """The stages that read, rearrange and write."""
-    config, cases = load.config, len(load.depths)
-    edited, published = config.factor * load.train_voxels, load.train_voxels * load.volumes / max(1, len(load.train))
-    work, seconds = {
-        "ingest": (f"{cases} cases checked", READ * load.voxels),
-        "preprocess": (f"nnU-Net's plan; {cases} cases prepared", PLANNING + PREPARE * load.voxels),
-        "augment-masks": (f"{config.factor * len(load.train)} masks edited", EDIT * edited),
-        "publish": (f"datasets at 1x to {config.factor}x", WRITE * published),
-    }[stage]
-    return Estimate(work, seconds=seconds, memory_gib=_held(load) + (NNUNET_GIB if stage == "preprocess" else 0.0))
+def preparing(load: Load) -> Estimate:
+    """nnU-Net plans; every case is resampled."""
+    seconds = PLANNING + PREPARE * load.voxels
+    work = f"nnU-Net's plan; {len(load.depths)} cases prepared"
+    return Estimate(work, seconds=seconds, memory_gib=_held(load) + NNUNET_GIB)
 
 
-def _encoding(load: Load) -> Estimate:
+def editing_masks(load: Load) -> Estimate:
+    """Every training mask, for each repeat."""
+    factor = load.config.factor
+    seconds = EDIT * factor * load.train_voxels
+    return Estimate(f"{factor * len(load.train)} masks edited", seconds=seconds, memory_gib=_held(load))
+
+
+def publishing(load: Load) -> Estimate:
+    """Every volume is laid out once for each dataset that holds it."""
+    seconds = WRITE * load.train_voxels * load.volumes / max(1, len(load.train))
+    return Estimate(f"datasets at 1x to {load.config.factor}x", seconds=seconds, memory_gib=_held(load))
+
+
+def encoding(load: Load) -> Estimate:
     """Every slice is encoded, and decoded again for the PSNR; an autoencoder may have to be trained first."""
     config, spec = load.config, load.config.codec
     pixels = load.slices * prod(config.prepare.slice_size)
@@ -138,15 +131,23 @@ def _held(load: Load) -> float:
     return LIBRARIES + COPIES * 4 * largest / 2**30
 
 
-def _training(stage: StageName, load: Load) -> Estimate:
-    config = load.config
-    whole: NetworkKind = "whole" if config.generator == "whole" else "volume"
-    trained: dict[str, tuple[TrainSpec, NetworkKind, UNetSpec]] = {
-        "train-slices": (config.train_slices, "slice", config.unet),
-        "tune-volume": (config.tune_volume, whole, config.unet),
-        "train-informed": (config.train_informed, "position", config.position_unet),
-    }
-    spec, kind, unet = trained[stage]
+def training_slices(load: Load) -> Estimate:
+    """Stage 1."""
+    return _training(load, TrainSlices.course(load.config))
+
+
+def tuning_volumes(load: Load) -> Estimate:
+    """Stage 2, or a network on whole volumes."""
+    return _training(load, TuneVolume.course(load.config))
+
+
+def training_informed(load: Load) -> Estimate:
+    """The position-conditioned model."""
+    return _training(load, TrainInformed.course(load.config))
+
+
+def _training(load: Load, course: Course) -> Estimate:
+    config, spec, kind, unet = load.config, course.spec, course.kind, course.unet
     facts, size, budget = _facts(load, kind, unet), _latent_size(config), config.runtime.memory_bytes
     units, unit = training_units(facts, spec)
     plan = TrainingPlan() if budget is None else plan_training(facts, units, unit, size, budget)
@@ -164,12 +165,12 @@ def _training(stage: StageName, load: Load) -> Estimate:
     )
 
 
-def _informed(load: Load) -> Estimate:
+def choosing_informed(load: Load) -> Estimate:
     """Donors' slices are picked; generated ones are drawn, one after the other in batches."""
     config = load.config
     if not config.condition.informed:
         return Estimate("none: the system has no informed slice", seconds=1.0 * config.factor)
-    mode = config.informed.mode if load.patients > 1 else "generated"  # nobody else can be a donor
+    mode = mode_of(config, load.patients)
     work = f"{load.volumes} slices ({mode})"
     if mode == "cross":
         return Estimate(work, seconds=1.0 * config.factor, memory_gib=_held(load))
@@ -180,7 +181,7 @@ def _informed(load: Load) -> Estimate:
     return Estimate(work, calls, seconds, _inference(cost, 1))
 
 
-def _resampling(load: Load) -> Estimate:
+def resampling(load: Load) -> Estimate:
     depths = [load.depths[case] for case in load.drawn_for] * len(variants(load.config))
     calls, seconds, memory = _drawing(load, depths, load.windows, writing=writing_ahead(load.config))
     return Estimate(f"{load.volumes} volumes, {load.windows} windows", calls, seconds, memory)
@@ -214,7 +215,7 @@ def _inference(cost: Cost, batch: int) -> float:
     return LIBRARIES + (4 * cost.parameters + OVERHEAD * batch * cost.held_bytes) / 2**30
 
 
-def _evaluation(load: Load) -> Estimate:
+def evaluating(load: Load) -> Estimate:
     """Fidelity of the first repeat and of the test volumes; nnU-Net on the true data and on each dataset."""
     config = load.config
     work, seconds, calls = "the report", PICTURES, 0

@@ -1,26 +1,28 @@
 """Stage 3: slices to latents, once."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from configs import Config
 from gem3d_core.codec.haar import fit_haar
 from gem3d_core.codec.interface import Codec, load_codec, psnr
 from gem3d_core.codec.kl import find_kl, open_kl
 from gem3d_core.codec.kl_training import train_kl
-from gem3d_core.errors import NotAvailable
 from gem3d_core.machine.files import atomic
 from gem3d_core.machine.reading import Kept
 from gem3d_core.networks.conditions import condition_channels, encode_mask
+from gem3d_core.prepare.intensity import median_map
 from gem3d_core.spec.method import ConditionSpec
-from tasks.artifacts.files import hash_folder
+from tasks.artifacts.others import codec_weights, content, fetch
 from tasks.artifacts.prepared import Prepared, open_prepared
-from tasks.frame.policy import accelerator, stage_task
-from tasks.frame.stage import Product, Run, Stage, StageResult, Work, run_stage
+from tasks.frame.policy import accelerator
+from tasks.frame.stage import Identity, Product, Stage, Work
 
 FIT_SLICES = 4096
 """Training slices, evenly spaced over all, that the codec is fitted on."""
@@ -28,46 +30,46 @@ PSNR = "psnr_db"
 """Of a case's reconstruction; stands in the metadata of its file."""
 
 
-@stage_task("encode")
-def encode(run: Run, prepared: str) -> StageResult:
+@dataclass(frozen=True)
+class Encode(Stage):
     """`latents` of a `prepared` dataset, with the codec; its reconstruction PSNR is the ceiling of quality."""
-    config = run.config
-    settings = {"codec": config.codec, "mask": config.condition.mask, "weights": _weights(run)}
 
-    def make(work: Work) -> Product:
-        opened = open_prepared(work.catalog, prepared)
+    name: ClassVar[str] = "encode"
+    kind: ClassVar[str] = "latents"
+
+    prepared: str
+
+    def ready(self) -> None:
+        """A codec that others trained is downloaded, so that the next run finds the same."""
+        fetch(self.run.catalog, codec_weights(self.run.config.codec))
+
+    def identity(self) -> Identity:
+        """The prepared volumes, the codec, and how masks are encoded."""
+        config = self.run.config
+        weights = content(self.run.catalog, codec_weights(config.codec))
+        settings = {"codec": config.codec, "mask": config.condition.mask, "weights": weights}
+        return Identity(self.run.name, settings, (self.prepared,), seed=config.seed)
+
+    def make(self, work: Work) -> Product:
+        """Fit or open the codec, and encode every case."""
+        config, opened = self.run.config, open_prepared(work.catalog, work.get(self.prepared))
         with accelerator(config) as device:
             kept = Kept[np.ndarray](lambda image: image.nbytes)
-            codec = _codec(work, opened, run, device, kept)
+            codec = _codec(work, opened, config, device, kept)
             return _encode_all(work, opened, codec, config.condition, kept)
 
-    return run_stage(run, Stage("encode", __name__, "latents", run.name, settings, (prepared,), config.seed), make)
 
-
-def _weights(run: Run) -> dict[str, str]:
-    """Content hashes of a codec that others trained; downloaded first, so that the next run finds the same."""
-    spec = run.config.codec
-    if spec.kind == "haar" or spec.weights == "train":
-        return {}
-    try:
-        return hash_folder(find_kl(spec.weights, download=not run.dry))
-    except NotAvailable:
-        if run.dry:
-            return {}
-        raise
-
-
-def _codec(work: Work, prepared: Prepared, run: Run, device: str, kept: Kept[np.ndarray]) -> Codec:
+def _codec(work: Work, prepared: Prepared, config: Config, device: str, kept: Kept[np.ndarray]) -> Codec:
     folder = work.folder / "codec"
     if not folder.exists():
         with atomic(folder) as building:
-            _fit(work, prepared, run, device, kept).save(building)
+            _fit(work, prepared, config, device, kept).save(building)
     return load_codec(folder, device)
 
 
-def _fit(work: Work, prepared: Prepared, run: Run, device: str, kept: Kept[np.ndarray]) -> Codec:
+def _fit(work: Work, prepared: Prepared, config: Config, device: str, kept: Kept[np.ndarray]) -> Codec:
     """The codec that the configuration asks for; slices are read only where it is fitted on them."""
-    spec, seed = run.config.codec, run.config.seed
+    spec, seed = config.codec, config.seed
     if spec.kind == "haar":
         return fit_haar(spec, _sample(prepared, kept))
     if spec.weights != "train":
@@ -114,8 +116,9 @@ def _encode_all(
     index = pd.DataFrame(rows)
     index.to_parquet(work.folder / "index.parquet")
     meta = {
-        "channels": codec.channels,
+        "latent_channels": codec.channels,
         "factor": codec.factor,
+        **_of_images(prepared),
         "mask": condition.mask,
         "mask_channels": condition_channels(condition, codec, labels),
         "label_ids": list(labels),
@@ -123,6 +126,17 @@ def _encode_all(
     }
     metrics = pd.DataFrame([{"metric": "reconstruction_psnr_db", "value": meta["psnr_db"], "n": len(index)}])
     return Product({**files, "index.parquet": work.folder / "index.parquet"}, meta, {"metrics": metrics})
+
+
+def _of_images(prepared: Prepared) -> dict[str, object]:
+    """What a model tells of the images behind its latents."""
+    record = prepared.cases[prepared.train[0]]
+    return {
+        "channels": prepared.artifact.meta["channels"],
+        "slice_size": list(record.geometry.slice_size),
+        "spacing": list(prepared.target_spacing),
+        "intensity": [median_map([prepared.cases[case].intensity for case in prepared.train]).to_dict()],
+    }
 
 
 def _encode_case(

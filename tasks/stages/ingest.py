@@ -1,40 +1,92 @@
 """Stage 1: check a dataset and record what it consists of."""
 
-import hashlib
 import json
+import os
 import shutil
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from data_catalog import Catalog
 from gem3d_core.errors import BadInput
 from gem3d_core.scans.check import CaseFacts, Fault, check_dataset
 from gem3d_core.scans.dataset import Dataset, open_dataset, plain_labels
-from tasks.frame.policy import stage_task
-from tasks.frame.stage import Product, Run, Stage, StageResult, Work, run_stage
+from tasks.artifacts.files import CASES
+from tasks.artifacts.seen import SeenFiles
+from tasks.artifacts.source import FAULTS
+from tasks.frame.stage import Identity, NotAtHand, Product, Stage, Work
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@stage_task("ingest")
-def ingest(run: Run, folder: str, *, skip_bad: bool = False) -> StageResult:
-    """`source` of a dataset folder. Raises BadInput that lists every fault, unless faulty cases are to be skipped."""
-    dataset = open_dataset(
-        Path(folder), channel=run.config.data.channel, patient_pattern=run.config.data.patient_pattern
-    )
-    _check_labels(run.config.masks.augment.labels, dataset)
-    settings = {"data": run.config.data.model_dump(exclude={"split"}), "files": _listing(dataset), "skip_bad": skip_bad}
+@dataclass(frozen=True)
+class Ingest(Stage):
+    """`source` of the run's dataset folder: the same wherever it lies, another one where any file has other content.
 
-    def make(work: Work) -> Product:
+    Raises BadInput that lists every fault, unless faulty cases are to be skipped.
+    """
+
+    name: ClassVar[str] = "ingest"
+    kind: ClassVar[str] = "source"
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """As dataset.json and the file names describe it."""
+        if self.run.dataset is None:
+            raise BadInput("no dataset: name a folder (parameter `dataset`) or set GEM3D_DATASET")
+        config = self.run.config
+        opened = open_dataset(
+            Path(self.run.dataset), channel=config.data.channel, patient_pattern=config.data.patient_pattern
+        )
+        _check_labels(config.masks.augment.labels, opened)
+        return opened
+
+    def ready(self) -> None:
+        """Every file of the dataset is hashed once."""
+        self._seen().read(_files(self.dataset), self.run.config.runtime.threads)
+
+    def identity(self) -> Identity:
+        """The content of all files; how they are read."""
+        seen, content = self._seen(), dict[str, str]()
+        for path in _files(self.dataset):
+            digest = seen.known(path)
+            if digest is None:
+                raise NotAtHand(path)
+            content[os.path.relpath(path, self.dataset.root)] = digest
+        settings = {
+            "data": self.run.config.data.model_dump(exclude={"split"}),
+            "files": content,
+            "skip_bad": self.run.skip_bad,
+        }
+        return Identity(self.run.name, settings)
+
+    def make(self, work: Work) -> Product:
+        """Check every case, and record the sound ones."""
+        config, dataset = self.run.config, self.dataset
         work.progress.total(len(dataset.cases), "cases checked")
         facts, faults = check_dataset(
-            dataset, lambda done, _total: work.progress.at(done), workers=run.config.runtime.threads
+            dataset, lambda done, _total: work.progress.at(done), workers=config.runtime.threads
         )
-        _refuse(dataset, facts, faults, skip_bad=skip_bad)
-        return _product(work, dataset, facts, faults, run.config.data.max_cases)
+        _refuse(dataset, facts, faults, skip_bad=self.run.skip_bad)
+        return _product(work, dataset, facts, faults, config.data.max_cases)
 
-    return run_stage(run, Stage("ingest", __name__, "source", run.name, settings), make)
+    def _seen(self) -> SeenFiles:
+        return SeenFiles.beside(Catalog.open(self.run.catalog))
+
+
+def _files(dataset: Dataset) -> Iterator[Path]:
+    """dataset.json and all files beside those that will be read.
+
+    Whole folders, because detached voxels and spacings stand in files that no case names.
+    """
+    yield dataset.root / "dataset.json"
+    named = [path for case in dataset.cases for path in (case.image, case.label)]
+    folders = {path.parent for path in [*named, *dataset.images_without_label, *dataset.labels_without_image]}
+    for folder in sorted(folder for folder in folders if folder.is_dir()):
+        yield from sorted(path for path in folder.iterdir() if path.is_file())
 
 
 def _check_labels(moved: tuple[int, ...] | None, dataset: Dataset) -> None:
@@ -57,20 +109,6 @@ def _refuse(dataset: Dataset, facts: list[CaseFacts], faults: list[Fault], *, sk
         raise BadInput(f"{dataset.root}: no sound case is left\n{listed}")
 
 
-def _listing(dataset: Dataset) -> str:
-    """A hash of names, sizes and times of all files beside those that will be read: cheap, and changed by any edit.
-
-    Whole folders, because detached voxels and spacings stand in files that no case names.
-    """
-    digest = hashlib.sha256((dataset.root / "dataset.json").read_bytes())
-    named = [path for case in dataset.cases for path in (case.image, case.label)]
-    folders = {path.parent for path in [*named, *dataset.images_without_label, *dataset.labels_without_image]}
-    for path in sorted(path for folder in folders if folder.is_dir() for path in folder.iterdir()):
-        status = path.stat()
-        digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
 def _product(
     work: Work, dataset: Dataset, sound: list[CaseFacts], faults: list[Fault], max_cases: int | None
 ) -> Product:
@@ -78,13 +116,10 @@ def _product(
 
     facts, left_out = sound[:max_cases], sound[max_cases:] if max_cases else []
 
-    _case_table(facts).to_parquet(work.folder / "cases.parquet")
-    pd.DataFrame([asdict(f) for f in faults], columns=list(Fault.__annotations__)).to_parquet(
-        work.folder / "faults.parquet"
-    )
+    _case_table(dataset, facts).to_parquet(work.folder / CASES)
+    pd.DataFrame([asdict(f) for f in faults], columns=list(Fault.__annotations__)).to_parquet(work.folder / FAULTS)
     shutil.copyfile(dataset.root / "dataset.json", work.folder / "dataset.json")
     meta = {
-        "root": str(dataset.root),
         "layout": dataset.layout,
         "channel": dataset.channel_name,
         "modality": dataset.modality,
@@ -98,17 +133,16 @@ def _product(
         "left_out": [case.case for case in left_out],
         "faults": len(faults),
     }
-    files = {name: work.folder / name for name in ("cases.parquet", "faults.parquet", "dataset.json")}
-    return Product(files, meta)
+    return Product({name: work.folder / name for name in (CASES, FAULTS, "dataset.json")}, meta)
 
 
-def _case_table(facts: list[CaseFacts]) -> "pd.DataFrame":
+def _case_table(dataset: Dataset, facts: list[CaseFacts]) -> "pd.DataFrame":
     import pandas as pd
 
     rows = []
     for case in facts:
         row = asdict(case)
-        row["image"], row["label"] = str(case.image), str(case.label)
+        row["image"], row["label"] = (os.path.relpath(path, dataset.root) for path in (case.image, case.label))
         row["label_voxels"] = json.dumps(case.label_voxels, sort_keys=True)
         rows.append(row)
     return pd.DataFrame(rows)

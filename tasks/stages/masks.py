@@ -2,7 +2,9 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -10,54 +12,50 @@ from gem3d_core.machine.files import atomic
 from gem3d_core.masks.augment import Augmented, augment_mask
 from gem3d_core.prepare.geometry import Geometry, canonical_spacing, plan_geometry
 from gem3d_core.prepare.outline import bounding_box
+from gem3d_core.prepare.resampling import to_slices
 from gem3d_core.scans.volumes import write_nifti
 from gem3d_core.seeds import derive_seed
 from gem3d_core.spec.masks import AugmentSpec
 from tasks.artifacts.files import CASES
-from tasks.artifacts.lineage import DatasetRefs
 from tasks.artifacts.prepared import Prepared, open_prepared
-from tasks.artifacts.source import Source, open_source
-from tasks.frame.policy import stage_task
-from tasks.frame.stage import Product, Run, Stage, StageResult, Work, run_stage
+from tasks.frame.stage import Identity, Product, Stage, Work
 
 
-@stage_task("augment-masks")
-def masks(run: Run, data: DatasetRefs, repeat: int) -> StageResult:
+@dataclass(frozen=True)
+class AugmentMasks(Stage):
     """`masks` of one repeat: an edit of every training mask, on the source grid and as slices."""
-    config = run.config
-    stage = Stage(
-        "augment-masks",
-        __name__,
-        "masks",
-        f"{run.name}-r{repeat}",
-        {"augment": config.masks.augment, "repeat": repeat},
-        (data.prepared,),
-        run.seed,
-        files=((data.source, CASES),),
-    )
 
-    def make(work: Work) -> Product:
-        opened = open_prepared(work.catalog, data.prepared)
-        source = open_source(work.catalog, data.source)
+    name: ClassVar[str] = "augment-masks"
+    kind: ClassVar[str] = "masks"
+
+    prepared: str
+    repeat: int
+
+    def identity(self) -> Identity:
+        """The prepared masks, and the ranges of edits."""
+        settings = {"augment": self.run.config.masks.augment, "repeat": self.repeat}
+        return Identity(f"{self.run.name}-r{self.repeat}", settings, (self.prepared,), seed=self.run.seed)
+
+    def make(self, work: Work) -> Product:
+        """Edit every training mask; those that are finished stay."""
+        config, opened = self.run.config, open_prepared(work.catalog, work.get(self.prepared))
         waiting = [case for case in opened.train if not (work.folder / case / "facts.json").exists()]
         work.progress.total(len(waiting), "masks edited")
 
         def one(case: str) -> None:
-            seed = derive_seed(run.seed, "mask", repeat, case)
-            _edit_case(work.folder / case, source, opened, config.masks.augment, case, seed)
+            seed = derive_seed(self.run.seed, "mask", self.repeat, case)
+            _edit_case(work.folder / case, opened, config.masks.augment, case, seed)
 
         with ThreadPoolExecutor(config.runtime.threads) as pool:
             for done, _ in enumerate(pool.map(one, waiting), start=1):
                 work.progress.at(done)
         return _product(work, opened)
 
-    return run_stage(run, stage, make)
 
-
-def _edit_case(folder: Path, source: Source, prepared: Prepared, spec: AugmentSpec, case: str, seed: int) -> None:
+def _edit_case(folder: Path, prepared: Prepared, spec: AugmentSpec, case: str, seed: int) -> None:
     """Edit on the canonical source grid, where nothing is lost to resampling, then slice the edited mask anew."""
     geometry = prepared.cases[case].geometry
-    label = geometry.to_canonical(source.cases[case].read_label().array)
+    label = geometry.to_canonical(prepared.source_label(case))
     outline = geometry.to_canonical(prepared.source_outline(case))
     edited = augment_mask(spec, label, outline, canonical_spacing(geometry.affine), seed)
     moved = plan_geometry(
@@ -74,8 +72,8 @@ def _edit_case(folder: Path, source: Source, prepared: Prepared, spec: AugmentSp
 def _write(folder: Path, edited: Augmented, geometry: Geometry) -> None:
     """The facts are written last and say that the files beside them are whole."""
     outline = edited.outline.astype(np.uint8)
-    mask_slices = geometry.to_slices(geometry.cropped(edited.mask), label=True, fill=0)
-    outline_slices = geometry.to_slices(geometry.cropped(outline), label=True, fill=0) | (mask_slices > 0)
+    mask_slices = to_slices(geometry, geometry.cropped(edited.mask), label=True, fill=0)
+    outline_slices = to_slices(geometry, geometry.cropped(outline), label=True, fill=0) | (mask_slices > 0)
     write_nifti(folder / "label.nii.gz", geometry.to_source(edited.mask), geometry.affine)
     write_nifti(folder / "mask.nii.gz", mask_slices.transpose(2, 1, 0), geometry.prepared_affine)
     slices = outline_slices.astype(np.uint8).transpose(2, 1, 0)
@@ -96,8 +94,8 @@ def _product(work: Work, prepared: Prepared) -> Product:
 
     rows = [{"case": case, **json.loads((work.folder / case / "facts.json").read_text())} for case in prepared.train]
     table = pd.DataFrame(rows)
-    table.to_parquet(work.folder / "cases.parquet")
-    files = {"cases.parquet": work.folder / "cases.parquet"}
+    table.to_parquet(work.folder / CASES)
+    files = {CASES: work.folder / CASES}
     for case in prepared.train:
         for name in ("label", "mask", "outline"):
             files[f"cases/{case}/{name}.nii.gz"] = work.folder / case / f"{name}.nii.gz"

@@ -3,16 +3,15 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from data_catalog import Artifact, Catalog
 from gem3d_core.scans.dataset import plain_labels
 from gem3d_core.scans.volumes import write_nifti
-from tasks.artifacts.files import read_rows
-from tasks.artifacts.lineage import DatasetRefs
 from tasks.artifacts.prepared import open_prepared
 from tasks.artifacts.source import Source, open_source
-from tasks.frame.policy import stage_task
-from tasks.frame.stage import Product, Run, Stage, StageResult, Work, run_stage
+from tasks.artifacts.volumes import accepted
+from tasks.frame.stage import Identity, Product, Stage, Work
 
 README = """# {title}
 
@@ -34,7 +33,7 @@ and model made it.
 
 
 @dataclass(frozen=True)
-class _Volume:
+class _Published:
     """One published case: its new id and its files."""
 
     name: str
@@ -43,54 +42,70 @@ class _Volume:
     row: dict[str, object]
 
 
-@stage_task("publish")
-def publish(run: Run, data: DatasetRefs, volumes: list[str], factor: int) -> StageResult:
+@dataclass(frozen=True)
+class Publish(Stage):
     """`dataset` NAME-{factor}x of the first `factor` repeats; with mix=real the training cases are added."""
-    config = run.config
-    name = f"{run.name}-{factor}x"
-    dataset_id = config.publish.first_id + factor - 1
-    settings = {"mix": config.publish.mix, "dataset_id": dataset_id, "factor": factor}
-    stage = Stage("publish", __name__, "dataset", name, settings, (data.source, data.prepared, *volumes), run.seed)
 
-    def make(work: Work) -> Product:
+    name: ClassVar[str] = "publish"
+    kind: ClassVar[str] = "dataset"
+
+    source: str
+    prepared: str
+    volumes: tuple[str, ...]
+
+    @property
+    def factor(self) -> int:
+        """How many repeats it holds."""
+        return len(self.volumes)
+
+    def identity(self) -> Identity:
+        """The volumes, the dataset that they are for, and nnU-Net's number."""
+        config = self.run.config
+        settings = {"mix": config.publish.mix, "dataset_id": self._number, "factor": self.factor}
+        inputs = (self.source, self.prepared, *self.volumes)
+        return Identity(f"{self.run.name}-{self.factor}x", settings, inputs, seed=self.run.seed)
+
+    def make(self, work: Work) -> Product:
+        """Lay the accepted volumes out as nnU-Net wants them."""
         catalog = work.catalog
-        prepared = open_prepared(catalog, data.prepared)
-        source = open_source(catalog, data.source)
-        published = [v for ref in volumes for v in _accepted(catalog, catalog.get(ref))]
-        if config.publish.mix == "real":
+        prepared = open_prepared(catalog, work.get(self.prepared))
+        source = open_source(catalog, work.get(self.source), self.run.dataset)
+        published = [v for ref in self.volumes for v in _accepted(catalog, work.get(ref))]
+        if self.run.config.publish.mix == "real":
             published += _real(work, source, prepared.train)
-        folder = f"Dataset{dataset_id:03d}_{run.name}{factor}x"
-        return _product(work, source, published, folder, factor, len(prepared.train))
+        folder = f"Dataset{self._number:03d}_{self.run.name}{self.factor}x"
+        return _product(work, source, published, folder, self.factor, len(prepared.train))
 
-    return run_stage(run, stage, make)
+    @property
+    def _number(self) -> int:
+        return self.run.config.publish.first_id + self.factor - 1
 
 
-def _accepted(catalog: Catalog, volumes: Artifact) -> list[_Volume]:
+def _accepted(catalog: Catalog, volumes: Artifact) -> list[_Published]:
     """The accepted volumes of one repeat."""
     published = []
-    for row in read_rows(catalog.path(volumes, "volumes.parquet")):
-        if row["accepted"]:
-            at = f"volumes/{row['volume']}"
-            image, label = (catalog.path(volumes, f"{at}/{kind}.nii.gz") for kind in ("image", "label"))
-            published.append(_Volume(str(row["volume"]), image, label, {**row, "volumes": volumes.ref.full}))
+    for row in accepted(catalog, volumes):
+        at = f"volumes/{row['volume']}"
+        image, label = (catalog.path(volumes, f"{at}/{kind}.nii.gz") for kind in ("image", "label"))
+        published.append(_Published(str(row["volume"]), image, label, {**row, "volumes": volumes.ref.full}))
     return published
 
 
-def _real(work: Work, source: Source, train: list[str]) -> list[_Volume]:
+def _real(work: Work, source: Source, train: list[str]) -> list[_Published]:
     """The training cases with clean headers and new ids."""
     published = []
     for index, case in enumerate(train):
         name = f"real_{index:04d}"
-        image, label = source.cases[case].read_image(), source.cases[case].read_label()
+        image, label = source.image(case), source.label(case)
         image_path, label_path = (work.folder / "real" / f"{name}_{kind}.nii.gz" for kind in ("image", "label"))
         write_nifti(image_path, image.array, image.affine)
         write_nifti(label_path, label.array, image.affine)
         row: dict[str, object] = {"volume": name, "mask_case": case, "variant": "true", "mode": "real", "donor": case}
-        published.append(_Volume(name, image_path, label_path, row))
+        published.append(_Published(name, image_path, label_path, row))
     return published
 
 
-def _product(work: Work, source: Source, published: list[_Volume], folder: str, factor: int, masks: int) -> Product:
+def _product(work: Work, source: Source, published: list[_Published], folder: str, factor: int, masks: int) -> Product:
     import pandas as pd
 
     # real volumes have no seeds, and floats, which pandas would take for the gaps, would round those of the others
@@ -122,7 +137,7 @@ def _provenance(source: Source, row: dict[str, object]) -> dict[str, object]:
     return {**told, "synthetic": row["mode"] != "real"}
 
 
-def _dataset_json(source: Source, folder: str, published: list[_Volume]) -> dict[str, object]:
+def _dataset_json(source: Source, folder: str, published: list[_Published]) -> dict[str, object]:
     real = sum(v.row["mode"] == "real" for v in published)
     drawn = "Synthetic images drawn by GEM-3D for the masks of a source dataset; see README.md"
     mixed = f"{real} images of patients, and synthetic images drawn by GEM-3D; not private; see README.md"
@@ -132,7 +147,7 @@ def _dataset_json(source: Source, folder: str, published: list[_Volume]) -> dict
         "labels": plain_labels(source.labels),
         "numTraining": len(published),
         "file_ending": ".nii.gz",
-        "licence": source.artifact.meta["licence"],
+        "licence": source.licence,
         "description": mixed if real else drawn,
         "synthetic": not real,
     }
@@ -141,7 +156,7 @@ def _dataset_json(source: Source, folder: str, published: list[_Volume]) -> dict
     return described
 
 
-def _readme(source: Source, published: list[_Volume], folder: str, factor: int, masks: int) -> str:
+def _readme(source: Source, published: list[_Published], folder: str, factor: int, masks: int) -> str:
     real = sum(v.row["mode"] == "real" for v in published)
     mixed = f"MIXED: the {real} images whose id begins with `real_` are of patients. This dataset is not private."
     return README.format(
@@ -153,5 +168,5 @@ def _readme(source: Source, published: list[_Volume], folder: str, factor: int, 
         name=source.artifact.name,
         channel=source.channel,
         labels=", ".join(f"{name} {ids}" for name, ids in source.labels.items()),
-        licence=source.artifact.meta["licence"] or "not stated",
+        licence=source.licence or "not stated",
     )

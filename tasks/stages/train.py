@@ -1,186 +1,246 @@
 """Stages 4, 5 and 6: the slice model, its volumetric tuning, and the position-conditioned slice model."""
 
+from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from configs import Config
-from data_catalog import Catalog
+from data_catalog import Artifact
 from gem3d_core.errors import BadInput
-from gem3d_core.networks.files import save_network
 from gem3d_core.networks.whole import whole_window
+from gem3d_core.sampling.model import WEIGHTS, ModelFacts, save_model
 from gem3d_core.spec.method import ConditionSpec, NetworkFacts, NetworkKind, TrainSpec, UNetSpec
 from gem3d_core.training.launch import Job, train_job, train_job_in_processes
 from gem3d_core.training.loop import Trained
-from tasks.artifacts.configuration import store_configuration
-from tasks.artifacts.files import read_rows
-from tasks.artifacts.latents import codec_folder, encoder_files, open_codec
-from tasks.frame.policy import accelerator, stage_task, training_processes
-from tasks.frame.stage import Product, Run, Stage, StageResult, Work, run_stage
+from tasks.artifacts.configuration import as_yaml, store_configuration, without_machine
+from tasks.artifacts.latents import codec_folder, label_ids, open_codec, training_files
+from tasks.artifacts.others import Find, content, encoder_weights, fetch
+from tasks.frame.policy import accelerator, training_processes
+from tasks.frame.stage import Identity, Product, Stage, Work
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One of the three trainings."""
+class Course:
+    """What one of the trainings trains, and how."""
 
-    stage: str
     kind: NetworkKind
     condition: ConditionSpec
     unet: UNetSpec
     spec: TrainSpec
 
+
+@dataclass(frozen=True)
+class Training(Stage):
+    """`model` NAME-...: a network trained on latents, saved as a complete folder."""
+
+    kind: ClassVar[str] = "model"
+    model: ClassVar[str]
+    """The end of the model's name."""
+
+    latents: str
+
+    @staticmethod
+    @abstractmethod
+    def course(config: Config) -> Course:
+        """What a configuration makes of the training."""
+
     @property
-    def model(self) -> str:
-        """The end of the model's name."""
-        return {"position": "informed", "whole": "volume"}.get(self.kind, self.kind)
+    def before(self) -> str | None:
+        """The model that is trained further."""
+        return None
 
+    def ready(self) -> None:
+        """An image encoder that others trained is downloaded."""
+        fetch(self.run.catalog, self._encoder)
 
-@stage_task("train-slices")
-def train_slices(run: Run, latents: str) -> StageResult:
-    """`model` NAME-slice: stage 1 of the paper."""
-    return _train(run, _slice_plan(run.config), latents)
+    def identity(self) -> Identity:
+        """Latents and the model before; network, conditions, process and training."""
+        config, course = self.run.config, self.course(self.run.config)
+        settings = {
+            "unet": course.unet,
+            "train": course.spec,
+            "diffusion": config.diffusion,
+            "condition": course.condition,
+            "encoder": content(self.run.catalog, self._encoder),
+        }
+        inputs = (self.latents, self.before) if self.before else (self.latents,)
+        return Identity(f"{self.run.name}-{self.model}", settings, inputs, seed=config.seed)
 
-
-@stage_task("tune-volume")
-def tune_volume(run: Run, latents: str, slice_model: str | None) -> StageResult:
-    """`model` NAME-volume: stage 2 of the paper, from stage 1's EMA; without that, a 3D network from scratch."""
-    config = run.config
-    if config.generator != "whole" and slice_model is None:
-        raise BadInput(f"generator={config.generator} tunes a slice model: give one, such as model/{run.name}-slice")
-    return _train(run, _volume_plan(config), latents, slice_model)
-
-
-@stage_task("train-informed")
-def train_informed(run: Run, latents: str) -> StageResult:
-    """`model` NAME-informed: draws an informed slice from a position alone."""
-    config = run.config
-    plan = Plan("train-informed", "position", ConditionSpec(), config.position_unet, config.train_informed)
-    return _train(run, plan, latents)
-
-
-def drawing_plans(config: Config) -> list[Plan]:
-    """The trainings that lead to the network that draws volumes, in their order."""
-    sliced = [_slice_plan(config)] if config.generator != "whole" else []
-    return sliced + ([_volume_plan(config)] if config.generator != "slice" else [])
-
-
-def _slice_plan(config: Config) -> Plan:
-    condition = replace(config.condition, known=False)  # which is stage 2's alone
-    return Plan("train-slices", "slice", condition, config.unet, config.train_slices)
-
-
-def _volume_plan(config: Config) -> Plan:
-    kind: NetworkKind = "whole" if config.generator == "whole" else "volume"
-    return Plan("tune-volume", kind, config.condition, config.unet, config.tune_volume)
-
-
-def _train(run: Run, plan: Plan, latents: str, slice_model: str | None = None) -> StageResult:
-    config = run.config
-    name = f"{run.name}-{plan.model}"
-    settings = {"unet": plan.unet, "train": plan.spec, "diffusion": config.diffusion, "condition": plan.condition}
-    settings |= {"encoder": encoder_files(plan.condition)} if plan.kind != "position" else {}
-    inputs = (latents, slice_model) if slice_model else (latents,)
-    stage = Stage(plan.stage, __name__, "model", name, settings, inputs, config.seed)
-
-    def make(work: Work) -> Product:
-        store_configuration(run)
-        job = _job(run, plan, work, latents, slice_model)
-        work.progress.total(plan.spec.steps, "steps")
+    def make(self, work: Work) -> Product:
+        """Train, going on from the last checkpoint in the working folder."""
+        store_configuration(self.run)
+        config, course, latents = self.run.config, self.course(self.run.config), work.get(self.latents)
+        job = self._job(work, course, latents)
+        work.progress.total(course.spec.steps, "steps")
 
         def show(step: int, loss: float) -> None:
             work.progress.at(step, f"loss {loss:.4f}")
 
         with accelerator(config) as device:
-            count = training_processes(config, device, plan.spec.batch)
+            count = training_processes(config, device, course.spec.batch)
             if count == 1:
                 weights, trained = train_job(job, torch.device(device), show)
             else:
                 weights, trained = train_job_in_processes(job, device, count, show)
-        return _product(work, config, plan, job.facts, weights, trained)
+        return self._product(work, latents, job.facts, weights, trained)
 
-    return run_stage(run, stage, make)
+    @property
+    def _encoder(self) -> Find:
+        """Where the image encoder is found; stage 6 has none."""
+        return encoder_weights(self.course(self.run.config).condition)
+
+    def _job(self, work: Work, course: Course, latents: Artifact) -> Job:
+        catalog, attends = work.catalog, course.condition.injection == "cross_attention"
+        before = catalog.path(work.get(self.before), WEIGHTS) if self.before else None
+        return Job(
+            facts=network_facts(course, latents, training_files(catalog, latents)),
+            latents={case: str(file) for case, file in training_files(catalog, latents).items()},
+            diffusion=self.run.config.diffusion,
+            spec=course.spec,
+            seed=self.run.config.seed,
+            folder=str(work.folder / "checkpoints"),
+            emphasis=tuple(open_codec(catalog, latents).emphasis.tolist()),
+            codec=str(codec_folder(catalog, latents)) if attends else None,
+            slice_weights=None if before is None else str(before),
+            memory=self.run.config.runtime.memory_bytes,
+        )
+
+    def _product(
+        self, work: Work, latents: Artifact, facts: NetworkFacts, weights: dict[str, Tensor], trained: Trained
+    ) -> Product:
+        import pandas as pd
+
+        config, spec = self.run.config, self.course(self.run.config).spec
+        folder = save_model(
+            work.folder / "model",
+            model_facts(facts, config, latents),
+            weights,
+            codec_folder(work.catalog, latents),
+            self._encoder(False),
+            as_yaml(without_machine(config)),
+        )
+        losses = trained.losses.double().numpy()
+        table = pd.DataFrame({"step": range(1, len(losses) + 1), "loss": losses})
+        table.to_parquet(folder / "losses.parquet")
+        files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        meta = {
+            "network": facts.kind,
+            "dataset": self.run.name,
+            "own": self.run.name == latents.name,
+            "steps": spec.steps,
+            "parameters": sum(t.numel() for t in weights.values()),
+            "condition": asdict(facts.condition),
+            "diffusion": asdict(config.diffusion),
+        }
+        tables = {"losses": table.assign(stage=self.name)}
+        if here := len(losses) - trained.resumed_at:  # a run that was killed at its last step has no pace to tell
+            speed = here / max(trained.seconds, 1e-9)
+            tables["metrics"] = pd.DataFrame([{"group": "training", "metric": "steps per second", "value": speed}])
+        return Product(files, meta, tables)
 
 
-def _job(run: Run, plan: Plan, work: Work, latents: str, slice_model: str | None) -> Job:
-    catalog = work.catalog
-    emphasis, attends = open_codec(catalog, latents).emphasis, plan.condition.injection == "cross_attention"
-    weights = catalog.path(catalog.get(slice_model), "weights.safetensors") if slice_model else None
-    return Job(
-        facts=network_facts(plan, catalog, latents),
-        latents={case: str(file) for case, file in _training_files(catalog, latents).items()},
-        diffusion=run.config.diffusion,
-        spec=plan.spec,
-        seed=run.config.seed,
-        folder=str(work.folder / "checkpoints"),
-        emphasis=tuple(emphasis.tolist()),
-        codec=str(codec_folder(catalog, latents)) if attends else None,
-        slice_weights=None if weights is None else str(weights),
-        memory=run.config.runtime.memory_bytes,
-    )
+@dataclass(frozen=True)
+class TrainSlices(Training):
+    """`model` NAME-slice: stage 1 of the paper."""
+
+    name: ClassVar[str] = "train-slices"
+    model: ClassVar[str] = "slice"
+
+    @staticmethod
+    def course(config: Config) -> Course:
+        """Without known slices, which are stage 2's alone."""
+        return Course("slice", replace(config.condition, known=False), config.unet, config.train_slices)
 
 
-def network_facts(plan: Plan, catalog: Catalog, latents: str) -> NetworkFacts:
+@dataclass(frozen=True)
+class TuneVolume(Training):
+    """`model` NAME-volume: stage 2 of the paper, from stage 1's EMA; without that, a 3D network from scratch.
+
+    Raises BadInput where the slice model that is to be tuned is missing.
+    """
+
+    name: ClassVar[str] = "tune-volume"
+    model: ClassVar[str] = "volume"
+
+    slice_model: str | None = None
+
+    def __post_init__(self) -> None:
+        generator = self.run.config.generator
+        if generator != "whole" and self.slice_model is None:
+            raise BadInput(f"generator={generator} tunes a slice model: give one, such as model/{self.run.name}-slice")
+
+    @staticmethod
+    def course(config: Config) -> Course:
+        """Of volumetric layers, or of a network on whole volumes."""
+        kind: NetworkKind = "whole" if config.generator == "whole" else "volume"
+        return Course(kind, config.condition, config.unet, config.tune_volume)
+
+    @property
+    def before(self) -> str | None:
+        """Stage 1's model."""
+        return self.slice_model
+
+
+@dataclass(frozen=True)
+class TrainInformed(Training):
+    """`model` NAME-informed: samples an informed slice from a position alone."""
+
+    name: ClassVar[str] = "train-informed"
+    model: ClassVar[str] = "informed"
+
+    @staticmethod
+    def course(config: Config) -> Course:
+        """Without mask and informed slice."""
+        return Course("position", ConditionSpec(), config.position_unet, config.train_informed)
+
+
+def sampling_courses(config: Config) -> list[tuple[str, Course]]:
+    """The trainings that lead to the network that samples volumes, in their order, by stage."""
+    sliced = [(TrainSlices.name, TrainSlices.course(config))] if config.generator != "whole" else []
+    return sliced + ([(TuneVolume.name, TuneVolume.course(config))] if config.generator != "slice" else [])
+
+
+def network_facts(course: Course, latents: Artifact, files: Mapping[str, Path]) -> NetworkFacts:
     """Of the network that is trained on some latents. Raises BadInput where these hold masks of another encoding."""
-    meta = catalog.get(latents).meta
-    encoded = meta.get("mask", plan.condition.mask)
-    if plan.kind != "position" and encoded != plan.condition.mask:
+    encoded = latents.meta.get("mask", course.condition.mask)
+    if course.kind != "position" and encoded != course.condition.mask:
         raise BadInput(
-            f"{latents} holds masks encoded as {encoded}, condition.mask={plan.condition.mask} needs others: give "
-            "latents that were encoded under this configuration"
+            f"{latents.ref} holds masks encoded as {encoded}, condition.mask={course.condition.mask} needs others: "
+            "give latents that were encoded under this configuration"
         )
     return NetworkFacts(
-        kind=plan.kind,
-        unet=plan.unet,
-        latent_channels=cast("int", meta["channels"]),
-        mask_channels=cast("int", meta["mask_channels"]),
-        condition=_whole(catalog, latents, plan) if plan.kind == "whole" else plan.condition,
+        kind=course.kind,
+        unet=course.unet,
+        latent_channels=cast("int", latents.meta["latent_channels"]),
+        mask_channels=cast("int", latents.meta["mask_channels"]),
+        condition=_whole(course, files) if course.kind == "whole" else course.condition,
     )
 
 
-def _whole(catalog: Catalog, latents: str, plan: Plan) -> ConditionSpec:
+def _whole(course: Course, files: Mapping[str, Path]) -> ConditionSpec:
     """Conditions of a window that holds the deepest training volume."""
     depths = []
-    for file in _training_files(catalog, latents).values():
+    for file in files.values():
         with safe_open(file, framework="pt") as tensors:
             depths.append(tensors.get_slice("image").get_shape()[0])
-    return replace(plan.condition, window=whole_window(max(depths), plan.unet))
+    return replace(course.condition, window=whole_window(max(depths), course.unet))
 
 
-def _training_files(catalog: Catalog, latents: str) -> dict[str, Path]:
-    artifact = catalog.get(latents)
-    index = read_rows(catalog.path(artifact, "index.parquet"))
-    train = sorted(str(row["case"]) for row in index if row["train"])
-    return {case: catalog.path(artifact, f"latents/{case}.safetensors") for case in train}
-
-
-def _product(
-    work: Work, config: Config, plan: Plan, facts: NetworkFacts, weights: dict[str, Tensor], trained: Trained
-) -> Product:
-    import pandas as pd
-
-    save_network(work.folder / "model", facts, weights)
-    losses = trained.losses.double().numpy()
-    table = pd.DataFrame({"step": range(1, len(losses) + 1), "loss": losses})
-    table.to_parquet(work.folder / "losses.parquet")
-    files = {
-        "weights.safetensors": work.folder / "model" / "weights.safetensors",
-        "network.json": work.folder / "model" / "network.json",
-        "losses.parquet": work.folder / "losses.parquet",
-    }
-    meta = {
-        "network": plan.kind,
-        "steps": plan.spec.steps,
-        "parameters": sum(t.numel() for t in weights.values()),
-        "condition": asdict(plan.condition),
-        "diffusion": asdict(config.diffusion),
-        "encoder": encoder_files(plan.condition) if plan.kind != "position" else {},
-    }
-    tables = {"losses": table.assign(stage=plan.stage)}
-    if here := len(losses) - trained.resumed_at:  # a run that was killed at its last step has no pace to tell
-        speed = here / max(trained.seconds, 1e-9)
-        tables["metrics"] = pd.DataFrame([{"group": "training", "metric": "steps per second", "value": speed}])
-    return Product(files, meta, tables)
+def model_facts(facts: NetworkFacts, config: Config, latents: Artifact) -> ModelFacts:
+    """What a model is to know of the data behind its latents."""
+    (height, width), (x, y, z) = (cast("list[float]", latents.meta[name]) for name in ("slice_size", "spacing"))
+    return ModelFacts(
+        network=facts,
+        diffusion=config.diffusion,
+        labels=label_ids(latents),
+        channels=tuple(cast("list[str]", latents.meta["channels"])),
+        slice_size=(int(height), int(width)),
+        spacing=(x, y, z),
+        intensity=tuple(cast("list[dict[str, object]]", latents.meta["intensity"])),
+    )

@@ -2,22 +2,22 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 from safetensors.torch import load_file
 
 from configs import Config, TableRow
 from data_catalog import Artifact
 from gem3d_core.report.pictures import PictureRow, across_border, comparison, shared_border
-from gem3d_core.sampling.volumes import Drawn
 from gem3d_core.study.record import Document, page, plain_system, with_claims
 from gem3d_core.study.rows import System, in_table
 from gem3d_core.study.tables import MADE_HERE
 from tasks.artifacts.prepared import Prepared, open_prepared
 from tasks.artifacts.source import Source, open_source
-from tasks.frame.policy import stage_task
-from tasks.frame.stage import Product, Run, Stage, StageResult, Work, run_stage
+from tasks.frame.stage import Identity, Product, Stage, Work
 from tasks.study.rows import RowRefs, read_held_out, read_system
 
 MARKDOWN, NUMBERS = "tables.md", "tables.json"
@@ -39,47 +39,56 @@ KINDS = {"systems": "2", "ablations": "ablations"}
 """Of pictures, and the table whose systems they show."""
 
 
-@stage_task("tables")
-def tables(
-    run: Run,
-    source: str,
-    prepared: str,
-    rows: list[TableRow],
-    made: dict[str, RowRefs],
-    failed: dict[str, str],
-    judge: str | None,
-    overrides: dict[str, str],
-) -> StageResult:
+@dataclass(frozen=True)
+class WriteTables(Stage):
     """`report` NAME-tables of the rows that were made, by name.
 
     failed: why others were not. judge: the nnU-Net of mask agreement. overrides: what was set by hand, for the record.
     """
-    refs = [ref for name in made for ref in _all(made[name])]
-    settings = {
-        "rows": [row.model_dump() for row in rows if row.name in made],
-        "features": run.config.evaluate.features,
-        "failed": failed,
-        "overrides": overrides,
-        "profile": run.config.profile,
-    }
-    inputs = tuple(dict.fromkeys([source, prepared, *refs, *([judge] if judge else [])]))
-    stage = Stage("tables", __name__, "report", f"{run.name}-tables", settings, inputs, run.seed)
 
-    def make(work: Work) -> Product:
-        opened, data = open_source(work.catalog, source), open_prepared(work.catalog, prepared)
-        systems = [read_system(work.catalog, row, made[row.name]) for row in rows if row.name in made]
-        real = read_held_out(work.catalog, next(iter(made.values())).fidelity, judge)
-        told = [plain_system(one) | {"artifacts": made[one.name].model_dump()} for one in systems]
-        document = tables_document(
-            run.config.model_copy(update={"seed": run.seed}), opened, data, told, real, MADE_HERE, overrides, failed
-        )
-        pictures = _pictures(work, opened, data, systems, made)
+    name: ClassVar[str] = "tables"
+    kind: ClassVar[str] = "report"
+
+    source: str
+    prepared: str
+    rows: tuple[TableRow, ...]
+    made: dict[str, RowRefs]
+    failed: dict[str, str]
+    judge: str | None
+    overrides: dict[str, str]
+
+    def identity(self) -> Identity:
+        """What was measured of every row, and how rows are told."""
+        config = self.run.config
+        settings = {
+            "rows": [row.model_dump() for row in self._told],
+            "features": config.evaluate.features,
+            "failed": self.failed,
+            "overrides": self.overrides,
+            "profile": config.profile,
+        }
+        refs = [ref for made in self.made.values() for ref in _all(made)]
+        inputs = dict.fromkeys([self.source, self.prepared, *refs, *([self.judge] if self.judge else [])])
+        return Identity(f"{self.run.name}-tables", settings, tuple(inputs), seed=self.run.seed)
+
+    def make(self, work: Work) -> Product:
+        """The page, the numbers, the pictures."""
+        opened = open_source(work.catalog, work.get(self.source))
+        data = open_prepared(work.catalog, work.get(self.prepared))
+        systems = [read_system(work.catalog, row, self.made[row.name]) for row in self._told]
+        real = read_held_out(work.catalog, next(iter(self.made.values())).fidelity, self.judge)
+        told = [plain_system(one) | {"artifacts": self.made[one.name].model_dump()} for one in systems]
+        config = self.run.config.model_copy(update={"seed": self.run.seed})
+        document = tables_document(config, opened, data, told, real, MADE_HERE, self.overrides, self.failed)
+        pictures = _pictures(work, opened, data, systems, self.made)
         (work.folder / MARKDOWN).write_text(page(document, list(pictures)))
         (work.folder / NUMBERS).write_text(json.dumps(document, indent=1) + "\n")
         files = {name: work.folder / name for name in (MARKDOWN, NUMBERS)} | pictures
         return Product(files, {"rows": [system.name for system in systems]})
 
-    return run_stage(run, stage, make)
+    @property
+    def _told(self) -> list[TableRow]:
+        return [row for row in self.rows if row.name in self.made]
 
 
 def tables_document(
@@ -112,6 +121,15 @@ def tables_document(
     return with_claims(document)
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What a system samples for a test volume: its title, slices (Z, H, W) in [-1, 1], window borders."""
+
+    title: str
+    slices: np.ndarray
+    borders: tuple[int, ...]
+
+
 def _all(refs: RowRefs) -> list[str]:
     return [*refs.models, refs.volumes, refs.fidelity, *([refs.agreement] if refs.agreement else [])]
 
@@ -122,19 +140,19 @@ def _pictures(
     """Of every test volume that all systems kept what they drew for, as in Figures 2, 5 and 6."""
     pictures = []
     for kind, table in KINDS.items():
-        shown = [(system, work.catalog.get(made[system.name].fidelity)) for system in in_table(systems, table)]
+        shown = [(system, work.get(made[system.name].fidelity)) for system in in_table(systems, table)]
         for case in _cases_of_all([measured for _, measured in shown]):
             drawn = []
             for system, measured in shown:
                 stored = load_file(work.catalog.path(measured, f"paired/{case}.safetensors"))
                 borders = tuple(stored["borders"].tolist())
-                drawn.append((system.titled(table), Drawn(case, stored["image"].float(), borders)))
+                drawn.append(Shown(system.titled(table), stored["image"].float().numpy(), borders))
             pictures += picture_systems(work.folder, kind, source, prepared, case, drawn)
     return {f"pictures/{path.name}": path for path in pictures}
 
 
 def picture_systems(
-    folder: Path, kind: str, source: Source, prepared: Prepared, case: str, drawn: list[tuple[str, Drawn]]
+    folder: Path, kind: str, source: Source, prepared: Prepared, case: str, drawn: list[Shown]
 ) -> list[Path]:
     """A test volume above what several systems, with their titles, draw for it, and, of ablations, where windows meet.
 
@@ -142,13 +160,12 @@ def picture_systems(
     """
     if len(drawn) < 2:
         return []
-    names = {ids: name for name, ids in source.labels.items() if isinstance(ids, int) and ids}
     x, y, z = prepared.cases[case].geometry.grid_spacing
     mask = prepared.mask(case)
     rows = [PictureRow(f"real {case}", prepared.image(case), mask, (z, y, x))]
-    rows += [PictureRow(title, one.slices.numpy(), mask, (z, y, x)) for title, one in drawn]
-    pictures = [comparison(rows, folder / f"{kind}-{case}.png", names)]
-    border = shared_border([list(one.borders) for _, one in drawn], len(mask))
+    rows += [PictureRow(one.title, one.slices, mask, (z, y, x)) for one in drawn]
+    pictures = [comparison(rows, folder / f"{kind}-{case}.png", source.label_names)]
+    border = shared_border([list(one.borders) for one in drawn], len(mask))
     if kind == "ablations" and border is not None:
         pictures.append(across_border(rows, border, folder / f"borders-{case}.png"))
     return pictures

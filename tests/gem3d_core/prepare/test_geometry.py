@@ -16,8 +16,8 @@ from gem3d_core.prepare.geometry import (
     canonical_spacing,
     orientation_of,
     plan_geometry,
-    resample,
 )
+from gem3d_core.prepare.resampling import from_slices, resample, to_slices
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -64,9 +64,11 @@ def test_there_and_back_is_identity_inside_the_crop(geometry: Geometry, seed: in
     labels = rng.integers(1, 400, geometry.source_shape).astype(np.int16)
 
     crop = geometry.cropped(geometry.to_canonical(source))
-    back = geometry.uncropped(geometry.from_slices(geometry.to_slices(crop, label=False, fill=-1), label=False), np.nan)
-    mask = geometry.to_slices(geometry.cropped(geometry.to_canonical(labels)), label=True, fill=0)
-    labels_back = geometry.uncropped(geometry.from_slices(mask, label=True), 0)
+    back = geometry.uncropped(
+        from_slices(geometry, to_slices(geometry, crop, label=False, fill=-1), label=False), np.nan
+    )
+    mask = to_slices(geometry, geometry.cropped(geometry.to_canonical(labels)), label=True, fill=0)
+    labels_back = geometry.uncropped(from_slices(geometry, mask, label=True), 0)
 
     inside = ~np.isnan(back)
     assert inside.sum() == np.prod(geometry.crop_shape)
@@ -116,7 +118,7 @@ def test_slices_are_axial_whatever_the_file_order(affine: np.ndarray) -> None:
 
     for axis in range(3):
         coordinate = np.ascontiguousarray(millimetres[..., axis])
-        slices = geometry.to_slices(geometry.cropped(geometry.to_canonical(coordinate)), label=False, fill=0)
+        slices = to_slices(geometry, geometry.cropped(geometry.to_canonical(coordinate)), label=False, fill=0)
         grid = geometry.unfit_slices(slices)
         prepared = np.moveaxis(np.indices(slices.transpose(2, 1, 0).shape), 0, -1)
         places = apply_affine(geometry.prepared_affine, prepared)[..., axis].transpose(2, 1, 0)
@@ -130,7 +132,7 @@ def test_anisotropic_case_meets_the_target_spacing_and_comes_back_close() -> Non
     x, y, z = np.indices((40, 30, 12), dtype=np.float32)
     smooth = np.sin(x / 9) + np.cos(y / 7) + z / 12
     geometry = plan_geometry(smooth.shape, affine, ((0, 40), (0, 30), (0, 12)), (1.0, 1.0, 1.0), (64, 48))
-    back = geometry.from_slices(geometry.to_slices(smooth, label=False, fill=-1), label=False)
+    back = from_slices(geometry, to_slices(geometry, smooth, label=False, fill=-1), label=False)
 
     assert geometry.resampled_shape == (32, 24, 24) == geometry.grid_shape
     assert geometry.grid_spacing == pytest.approx((1.0, 1.0, 1.0))
@@ -164,13 +166,13 @@ def test_fit(fit: str, slice_size: tuple[int, int], grid: tuple[int, int, int]) 
     shape = (20, 30, 5)
     crop = tuple((0, n) for n in shape)
     geometry = plan_geometry(shape, np.eye(4), crop, (1.0, 1.0, 1.0), slice_size, fit=fit)
-    slices = geometry.to_slices(np.ones(shape, np.float32), label=False, fill=-1)
+    slices = to_slices(geometry, np.ones(shape, np.float32), label=False, fill=-1)
 
     assert geometry.grid_shape == grid
     assert slices.shape == (5, *slice_size)
     assert (slices == 1).sum() == np.prod(grid)
     assert (slices == -1).sum() == slices.size - np.prod(grid)
-    assert geometry.from_slices(slices, label=False).shape == shape
+    assert from_slices(geometry, slices, label=False).shape == shape
 
 
 def test_resampled_labels_stay_labels() -> None:

@@ -8,6 +8,7 @@ import pytest
 from gem3d_core.errors import BadInput
 from gem3d_core.prepare.case import PreparedCase, as_dtype, prepare_case, restore_image
 from gem3d_core.prepare.geometry import canonical_spacing
+from gem3d_core.prepare.resampling import from_slices
 from gem3d_core.scans.volumes import Volume, read_label, read_volume
 from gem3d_core.spec.prepare import IntensitySpec, PrepareSpec
 
@@ -33,7 +34,7 @@ def prepared(image: Volume, label: Volume, spec: PrepareSpec = WHOLE, modality: 
 
 def labels_of(case: PreparedCase) -> np.ndarray:
     """The prepared mask on the source grid."""
-    return case.geometry.uncropped(case.geometry.from_slices(case.mask, label=True), 0)
+    return case.geometry.uncropped(from_slices(case.geometry, case.mask, label=True), 0)
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.float32])
@@ -145,7 +146,7 @@ def test_real_cases_come_back(folder: str, case: str, modality: str, size: tuple
     back = restore_image(done.image, done.outline, done.geometry, done.intensity, kind)
 
     low, high = done.intensity.low, done.intensity.high
-    inside = done.geometry.uncropped(done.geometry.from_slices(done.outline, label=True), 0)
+    inside = done.geometry.uncropped(from_slices(done.geometry, done.outline, label=True), 0)
     expected = as_dtype(np.where(inside, np.clip(image.array, low, high), done.intensity.background), kind)
     assert np.array_equal(back, expected)
     assert np.array_equal(labels_of(done), label.array)
