@@ -7,7 +7,7 @@ from typing import cast
 
 from data_catalog import Artifact, Catalog
 from gem3d_core.errors import BadInput
-from gem3d_core.machine.reading import Kept, ahead
+from gem3d_core.machine.reading import BoundedCache, read_ahead
 from gem3d_core.nnunet.arms import RawCase
 from gem3d_core.scans.volumes import Volume, read_file, whole_numbers
 from gem3d_core.spec.terms import Modality
@@ -103,13 +103,13 @@ def open_source(catalog: Catalog, ref: str) -> Source:
     return Source(artifact, cases)
 
 
-KeptCases = Kept[tuple[Volume, Volume]]
+KeptCases = BoundedCache[tuple[Volume, Volume]]
 """Images and label maps of a source between two passes over it."""
 
 
 def keep_cases() -> KeptCases:
     """Room for them."""
-    return Kept(lambda pair: pair[0].array.nbytes + pair[1].array.nbytes)
+    return BoundedCache(lambda pair: pair[0].array.nbytes + pair[1].array.nbytes)
 
 
 def raw_cases(source: Source, names: Iterable[str], threads: int, kept: KeptCases | None = None) -> Iterator[RawCase]:
@@ -121,4 +121,4 @@ def raw_cases(source: Source, names: Iterable[str], threads: int, kept: KeptCase
             kept.put(name, (image, label))
         return RawCase(name, image.array, image.affine, label.array)
 
-    return ahead(read, names, threads)
+    return read_ahead(read, names, threads)

@@ -14,7 +14,7 @@ from gem3d_core.codec.kl import find_kl, open_kl
 from gem3d_core.codec.kl_training import train_kl
 from gem3d_core.errors import NotAvailable
 from gem3d_core.machine.files import atomic
-from gem3d_core.machine.reading import Kept
+from gem3d_core.machine.reading import BoundedCache
 from gem3d_core.networks.conditions import condition_channels, encode_mask
 from gem3d_core.spec.method import ConditionSpec
 from tasks.artifacts.files import hash_folder
@@ -37,7 +37,7 @@ def encode(run: Run, prepared: str) -> StageResult:
     def make(work: Work) -> Product:
         opened = open_prepared(work.catalog, prepared)
         with accelerator(config) as device:
-            kept = Kept[np.ndarray](lambda image: image.nbytes)
+            kept = BoundedCache[np.ndarray](lambda image: image.nbytes)
             codec = _codec(work, opened, run, device, kept)
             return _encode_all(work, opened, codec, config.condition, kept)
 
@@ -57,7 +57,7 @@ def _weights(run: Run) -> dict[str, str]:
         raise
 
 
-def _codec(work: Work, prepared: Prepared, run: Run, device: str, kept: Kept[np.ndarray]) -> Codec:
+def _codec(work: Work, prepared: Prepared, run: Run, device: str, kept: BoundedCache[np.ndarray]) -> Codec:
     folder = work.folder / "codec"
     if not folder.exists():
         with atomic(folder) as building:
@@ -65,7 +65,7 @@ def _codec(work: Work, prepared: Prepared, run: Run, device: str, kept: Kept[np.
     return load_codec(folder, device)
 
 
-def _fit(work: Work, prepared: Prepared, run: Run, device: str, kept: Kept[np.ndarray]) -> Codec:
+def _fit(work: Work, prepared: Prepared, run: Run, device: str, kept: BoundedCache[np.ndarray]) -> Codec:
     """The codec that the configuration asks for; slices are read only where it is fitted on them."""
     spec, seed = run.config.codec, run.config.seed
     if spec.kind == "haar":
@@ -80,7 +80,7 @@ def _fit(work: Work, prepared: Prepared, run: Run, device: str, kept: Kept[np.nd
     return train_kl(spec, _sample(prepared, kept), seed, work.folder / "codec-checkpoints", device, show)
 
 
-def _sample(prepared: Prepared, kept: Kept[np.ndarray]) -> torch.Tensor:
+def _sample(prepared: Prepared, kept: BoundedCache[np.ndarray]) -> torch.Tensor:
     """Evenly spaced training slices (N, H, W)."""
     total = sum(prepared.cases[case].depth for case in prepared.train)
     step = max(1, total // FIT_SLICES)
@@ -93,7 +93,7 @@ def _sample(prepared: Prepared, kept: Kept[np.ndarray]) -> torch.Tensor:
 
 
 def _encode_all(
-    work: Work, prepared: Prepared, codec: Codec, condition: ConditionSpec, kept: Kept[np.ndarray]
+    work: Work, prepared: Prepared, codec: Codec, condition: ConditionSpec, kept: BoundedCache[np.ndarray]
 ) -> Product:
     import pandas as pd
 
