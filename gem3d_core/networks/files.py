@@ -9,12 +9,12 @@ from typing import Any, TypeAlias
 
 import torch
 from diffusers import ModelMixin, UNet2DConditionModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from gem3d_core.codec.interface import Codec
-from gem3d_core.machine.checkpoints import Tensors
-from gem3d_core.machine.files import atomic
+from gem3d_core.machine.checkpoints import Tensors, save_tensors
+from gem3d_core.machine.files import write_text
 from gem3d_core.networks.image_encoders import open_encoder
 from gem3d_core.networks.injections import Branched, CrossAttended, ImageEncoder
 from gem3d_core.networks.slices import SliceNetwork, WindowNetwork, position_network
@@ -25,11 +25,8 @@ from gem3d_core.spec.method import ConditionSpec, NetworkFacts, UNetSpec
 
 def save_network(folder: Path, facts: NetworkFacts, weights: Tensors) -> None:
     """Write network.json and then weights.safetensors into a folder of their own: where those are, both are whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic(folder / "network.json") as building:
-        building.write_text(json.dumps(asdict(facts), indent=1, sort_keys=True))
-    with atomic(folder / "weights.safetensors") as building:
-        save_file({name: t.detach().cpu().contiguous() for name, t in weights.items()}, building)
+    write_text(folder / "network.json", json.dumps(asdict(facts), indent=1, sort_keys=True))
+    save_tensors(folder / "weights.safetensors", weights)
 
 
 def load_facts(path: Path) -> NetworkFacts:

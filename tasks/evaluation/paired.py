@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from gem3d_core.machine.files import atomic
+from gem3d_core.machine.checkpoints import read_metadata, save_tensors
 from gem3d_core.sampling.volumes import Recipe, draw_volumes
 from gem3d_core.sampling.windows import start_slice
 from gem3d_core.seeds import derive_seed
@@ -46,7 +46,7 @@ def draw_paired(
     One that was finished before is not redrawn. What belongs to a test case is read once.
     """
     cases = prepared.test[: run.config.evaluate.paired_cases]
-    finished = [case for case in cases if _paired_file(work, case).exists()]
+    finished = [case for case in cases if read_metadata(_paired_file(work, case)) is not None]
     for case in finished:
         stored = load_file(_paired_file(work, case))
         slices, outline = stored["slices"].numpy(), prepared.outline(case)
@@ -69,8 +69,7 @@ def draw_paired(
     for done, volume in enumerate(draw_volumes(model, recipes(), spec), start=1):
         recipe, image = flying.pop(volume.name)
         borders = torch.tensor(volume.borders, dtype=torch.int64)
-        with atomic(_paired_file(work, volume.name)) as building:
-            save_file({"slices": volume.slices.contiguous(), "borders": borders}, building)
+        save_tensors(_paired_file(work, volume.name), {"slices": volume.slices, "borders": borders})
         slices, outline = volume.slices.numpy(), recipe.outline.numpy()
         drawn = Synthetic(volume.name, volume.name, "true", slices, outline, volume.borders)
         yield Paired(drawn, Real(image, recipe.mask.numpy()))

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from configs import Config
 from data_catalog import Artifact, Catalog
 from gem3d_core.errors import BadInput
-from gem3d_core.machine.files import atomic
+from gem3d_core.machine.files import write_text
 from tasks.frame.code_version import code_version
 from tasks.frame.progress import Nothing, Progress, open_progress
 
@@ -193,12 +193,11 @@ def _timed(file: Path) -> Iterator[None]:
     Written every HEARTBEAT seconds: what a kill costs of the count is at most that.
     """
     began = time.monotonic()
-    before = float(file.read_text()) if file.exists() else 0.0
+    before = _seconds(file)
     ended = threading.Event()
 
     def write() -> None:
-        with atomic(file) as building:
-            building.write_text(str(before + time.monotonic() - began))
+        write_text(file, str(before + time.monotonic() - began), durable=False)
 
     def beat() -> None:
         while not ended.wait(HEARTBEAT):
@@ -214,10 +213,18 @@ def _timed(file: Path) -> Iterator[None]:
         write()
 
 
+def _seconds(file: Path) -> float:
+    """What is counted in a file; nothing where it is missing, empty or torn."""
+    try:
+        return float(file.read_text())
+    except (FileNotFoundError, ValueError):
+        return 0.0
+
+
 def _with_seconds(tables: Mapping[str, "pd.DataFrame"], file: Path) -> dict[str, "pd.DataFrame"]:
     import pandas as pd
 
-    row = pd.DataFrame([{"group": "stage", "metric": "seconds", "value": float(file.read_text())}])
+    row = pd.DataFrame([{"group": "stage", "metric": "seconds", "value": _seconds(file)}])
     metrics = pd.concat([tables["metrics"], row], ignore_index=True) if "metrics" in tables else row
     return {**tables, "metrics": metrics}
 

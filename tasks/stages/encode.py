@@ -5,15 +5,14 @@ from typing import cast
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from gem3d_core.codec.haar import fit_haar
 from gem3d_core.codec.interface import Codec, load_codec, psnr
 from gem3d_core.codec.kl import find_kl, open_kl
 from gem3d_core.codec.kl_training import train_kl
 from gem3d_core.errors import NotAvailable
-from gem3d_core.machine.files import atomic
+from gem3d_core.machine.checkpoints import read_metadata, save_tensors
+from gem3d_core.machine.files import atomic, read_json
 from gem3d_core.machine.reading import BoundedCache
 from gem3d_core.networks.conditions import condition_channels, encode_mask
 from gem3d_core.spec.method import ConditionSpec
@@ -59,10 +58,17 @@ def _weights(run: Run) -> dict[str, str]:
 
 def _codec(work: Work, prepared: Prepared, run: Run, device: str, kept: BoundedCache[np.ndarray]) -> Codec:
     folder = work.folder / "codec"
-    if not folder.exists():
+    if not _is_whole(folder):
         with atomic(folder) as building:
             _fit(work, prepared, run, device, kept).save(building)
     return load_codec(folder, device)
+
+
+def _is_whole(codec: Path) -> bool:
+    """Whether a codec's folder is there and its files can be read."""
+    readers = {"json": read_json, "safetensors": read_metadata}
+    found = [read(file) for ending, read in readers.items() for file in codec.glob(f"*.{ending}")]
+    return (codec / "codec.json").exists() and None not in found
 
 
 def _fit(work: Work, prepared: Prepared, run: Run, device: str, kept: BoundedCache[np.ndarray]) -> Codec:
@@ -103,13 +109,14 @@ def _encode_all(
     rows = []
     for done, case in enumerate(sorted(prepared.cases), start=1):
         path = work.folder / f"{case}.safetensors"
-        if not path.exists():
+        facts = read_metadata(path)
+        if facts is None:
             image = kept.take(case)
-            _encode_case(
+            facts = _encode_case(
                 path, prepared, codec, condition, labels, case, prepared.image(case) if image is None else image
             )
         files[f"latents/{case}.safetensors"] = path
-        rows.append({"case": case, "train": prepared.cases[case].train, "psnr_db": _psnr(path)})
+        rows.append({"case": case, "train": prepared.cases[case].train, "psnr_db": float(facts[PSNR])})
         work.progress.at(done)
     index = pd.DataFrame(rows)
     index.to_parquet(work.folder / "index.parquet")
@@ -133,14 +140,11 @@ def _encode_case(
     labels: tuple[int, ...],
     case: str,
     slices: np.ndarray,
-) -> None:
+) -> dict[str, str]:
+    """Write the latents of a case; returns what stands beside them in the file."""
     image, mask, outline = (torch.from_numpy(x) for x in (slices, prepared.mask(case), prepared.outline(case)))
     latents = codec.encode(image).contiguous()
     tensors = {"image": latents, "condition": encode_mask(condition, codec, labels, mask, outline).contiguous()}
-    with atomic(path) as building:
-        save_file(tensors, building, {PSNR: str(psnr(image, codec.decode(latents)))})
-
-
-def _psnr(path: Path) -> float:
-    with safe_open(path, framework="pt") as tensors:
-        return float(tensors.metadata()[PSNR])
+    facts = {PSNR: str(psnr(image, codec.decode(latents)))}
+    save_tensors(path, tensors, facts)
+    return facts

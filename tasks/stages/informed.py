@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
 from configs import Config
 from data_catalog import Catalog
 from gem3d_core.diffusion.schedule import make_schedule
 from gem3d_core.errors import BadInput, Gem3dError
-from gem3d_core.machine.files import atomic
+from gem3d_core.machine.checkpoints import read_tensors, save_tensors
 from gem3d_core.networks.files import load_network
 from gem3d_core.prepare.split import evenly
 from gem3d_core.sampling.slices import sample_slices
@@ -200,12 +199,12 @@ def _generate(work: Work, run: Run, latents: str, model: str | None, draws: list
         network = load_network(facts, weights, where)
         for first in range(0, len(draws), spec.batch):
             batch, file = draws[first : first + spec.batch], work.folder / f"slices_{first}.safetensors"
-            if not file.exists():
+            if (stored := read_tensors(file)) is None:
                 p, seeds = [draw.p for draw in batch], [draw.seed for draw in batch]
                 x0 = sample_slices(network, p, seeds, shape, make_schedule(run.config.diffusion), spec, where)
-                with atomic(file) as building:
-                    save_file({"x0": x0}, building)
-            drawn.append(load_file(file)["x0"])
+                stored = {"x0": x0}
+                save_tensors(file, stored)
+            drawn.append(stored["x0"])
             work.progress.at(first + len(batch))
     return codec.decode(torch.cat(drawn), spec.precision).clamp(-1, 1).numpy()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gem3d_core.machine.files import atomic
+from gem3d_core.machine.files import read_json, write_json
 from gem3d_core.masks.augment import Augmented, augment_mask
 from gem3d_core.prepare.geometry import Geometry, canonical_spacing, plan_geometry
 from gem3d_core.prepare.outline import bounding_box
@@ -39,7 +39,7 @@ def masks(run: Run, data: DatasetRefs, repeat: int) -> StageResult:
     def make(work: Work) -> Product:
         opened = open_prepared(work.catalog, data.prepared)
         source = open_source(work.catalog, data.source)
-        waiting = [case for case in opened.train if not (work.folder / case / "facts.json").exists()]
+        waiting = [case for case in opened.train if read_json(work.folder / case / "facts.json") is None]
         work.progress.total(len(waiting), "masks edited")
 
         def one(case: str) -> None:
@@ -87,14 +87,13 @@ def _write(folder: Path, edited: Augmented, geometry: Geometry) -> None:
         "geometry": json.dumps(geometry.to_dict()),
         "depth": len(mask_slices),
     }
-    with atomic(folder / "facts.json") as building:
-        building.write_text(json.dumps(facts))
+    write_json(folder / "facts.json", facts)
 
 
 def _product(work: Work, prepared: Prepared) -> Product:
     import pandas as pd
 
-    rows = [{"case": case, **json.loads((work.folder / case / "facts.json").read_text())} for case in prepared.train]
+    rows = [{"case": case, **read_json(work.folder / case / "facts.json")} for case in prepared.train]
     table = pd.DataFrame(rows)
     table.to_parquet(work.folder / "cases.parquet")
     files = {"cases.parquet": work.folder / "cases.parquet"}

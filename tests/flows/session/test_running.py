@@ -42,8 +42,10 @@ def test_what_is_wrong_is_told_before_a_server_is_started(
 
 @pytest.mark.parametrize(
     ("kind", "code"),
-    [(Gem3dError, 1), (BadInput, 2), (NotAvailable, 1), (Interrupted, 130)]
-    + [(CatalogError, 1), (Corrupt, 1), (Invalid, 2), (NotFound, 2), (Ambiguous, 2), (OSError, 1)],
+    [
+        *[(Gem3dError, 1), (BadInput, 2), (NotAvailable, 1), (Interrupted, 130)],
+        *[(CatalogError, 1), (Corrupt, 1), (Invalid, 2), (NotFound, 2), (Ambiguous, 2), (OSError, 1)],
+    ],
 )
 def test_an_error_ends_the_command_with_the_exit_code_of_its_kind(
     kind: type[Exception], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
