@@ -140,7 +140,7 @@ def run_stage(run: Run, stage: Stage, make: Callable[[Work], Product]) -> StageR
     whole, parts = [catalog.get(ref) for ref in stage.inputs], [(catalog.get(ref), file) for ref, file in stage.files]
     parents = whole + [part for part, _ in parts]
     settings = canonical(stage.settings)
-    key = _key(stage, settings, [*(a.version for a in whole), *(a.files[file].sha256 for a, file in parts)])
+    key = _key(stage, settings, [*(a.version for a in whole), *(a.files[file].content for a, file in parts)])
 
     found = catalog.find(key) if run.use_cache else None
     if found is not None:
