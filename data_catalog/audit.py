@@ -31,7 +31,7 @@ def audit(
     """Hash every stored object and look for every recorded one.
 
     Args:
-        artifacts: one of each version.
+        artifacts: one of each version and key; records of one version may name other bytes of the same rows.
         rows: of each Delta table that can be read, the number of rows of each version.
         unreadable: a line for each table that cannot.
     """
@@ -43,8 +43,8 @@ def audit(
     damaged = _damaged(store, stored, wanted)
     return Verification(
         objects=len(stored.keys() | wanted.keys()),
-        corrupt=[*unreadable, *(_line(sha256, users) for sha256 in damaged), *_false_records(known)],
-        missing=[_line(entry.sha256, users) for entry in absent] + _lost_rows(known, rows),
+        corrupt=[*unreadable, *(_line(sha256, users) for sha256 in damaged), *dict.fromkeys(_false_records(known))],
+        missing=[*(_line(entry.sha256, users) for entry in absent), *dict.fromkeys(_lost_rows(known, rows))],
     )
 
 
@@ -70,7 +70,7 @@ def _users(artifacts: Iterable[Artifact]) -> dict[str, list[str]]:
 
 
 def _line(sha256: str, users: Mapping[str, list[str]]) -> str:
-    places = users.get(sha256, ["no artifact"])
+    places = list(dict.fromkeys(users.get(sha256, ["no artifact"])))
     more = f" and {len(places) - 3} more" if len(places) > 3 else ""
     return f"objects/{sha256[:2]}/{sha256}: {', '.join(places[:3])}{more}"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from data_catalog import layout, lineage, records
 from data_catalog.audit import Verification, audit
+from data_catalog.content import SUFFIX, digest_of_rows
 from data_catalog.errors import Ambiguous, Corrupt, Invalid, NotFound
 from data_catalog.frames import RESERVED, to_rows
 from data_catalog.records import from_rows, latest, ref_of, to_list
-from data_catalog.refs import Artifact, Ref, check_logical, check_name, plain_mapping, version_of
-from data_catalog.store import LocalStore, ObjectStore
+from data_catalog.refs import Artifact, FileEntry, Ref, check_logical, check_name, listed, plain_mapping, version_of
+from data_catalog.store import LocalStore, ObjectStore, readable
 from data_catalog.tables import Tables
 from data_catalog.working import WorkingFolders
 
@@ -77,7 +77,8 @@ class Catalog:
 
         Kind, name, files and meta are the content and make the version; what else must tell two versions apart
         belongs in one of them. Content that was put before under the same key returns its record and adds nothing;
-        under another key it gains a second record. A put that was killed can simply be repeated.
+        under another key it gains a second record. A put that was killed can simply be repeated. A `.parquet` file is
+        the same content where its rows are, however they were written.
 
         Args:
             files: logical relative path (with `/`) to a local file, which is copied.
@@ -91,7 +92,7 @@ class Catalog:
         frames = self._checked(kind, name, files, tables or {})
         content = plain_mapping(meta)
         lines = tuple(self._exact(parent).full for parent in parents)
-        entries = {logical: self._store.add(Path(files[logical])) for logical in sorted(files)}
+        entries = {logical: self._add(logical, Path(files[logical])) for logical in sorted(files)}
         artifact = Artifact(
             kind=kind,
             name=name,
@@ -110,7 +111,7 @@ class Catalog:
 
     def find(self, key: str) -> Artifact | None:
         """The newest artifact that was put under this stage key and whose files are all present."""
-        for artifact in from_rows(to_list(self._tables.read(records.TABLE, where={"key": key}))):
+        for artifact in self._records({"key": key}):
             if not self._store.missing(artifact.files.values()):
                 return artifact
         return None
@@ -128,7 +129,7 @@ class Catalog:
         if not fitting:
             raise NotFound(self._unknown(wanted, list(latest(rows))))
         if wanted.version and len(fitting) > 1:
-            raise Ambiguous(f"{wanted} fits {_listed([ref_of(row) for row in fitting.values()])}; give more digits")
+            raise Ambiguous(f"{wanted} fits {listed([ref_of(row) for row in fitting.values()])}; give more digits")
         return from_rows(fitting.values())[0]
 
     def path(self, artifact: Artifact, logical: str) -> Path:
@@ -140,7 +141,7 @@ class Catalog:
         """
         if logical not in artifact.files:
             near = difflib.get_close_matches(logical, artifact.files, 3, 0.3) or sorted(artifact.files)[:3]
-            raise NotFound(f"{artifact.ref} has no file {logical!r}; nearest: {_listed(near)}")
+            raise NotFound(f"{artifact.ref} has no file {logical!r}; nearest: {listed(near)}")
         try:
             return self._store.local(artifact.files[logical])
         except Corrupt as error:
@@ -159,10 +160,8 @@ class Catalog:
         Raises:
             NotFound: no table has this name, or no artifact has this name or version prefix.
         """
-        committed = self._tables.read(records.TABLE, columns=["version"])
-        known = set() if committed is None else set(committed.column("version").to_pylist())
-        only = {} if where is None else {"version": str(self._exact(where).version)}
-        rows = self._tables.read(name, where=only)
+        known = set(self._tables.count(records.TABLE, "version"))
+        rows = self._tables.read(name, where={} if where is None else {"version": str(self._exact(where).version)})
         if rows is None:
             return _empty(name)
         import pyarrow as pa
@@ -199,12 +198,12 @@ class Catalog:
         """Hash every object again and look for every file and table row that a record names."""
         artifacts, rows, unreadable = [], {}, []
         try:
-            artifacts = self.ls()
+            artifacts = list({(each.version, each.key): each for each in reversed(self._records({}))}.values())
         except Corrupt as error:
             unreadable.append(str(error))
         for table in sorted({table for artifact in artifacts for table in artifact.tables}):
             try:
-                rows[table] = self._rows_by_version(table)
+                rows[table] = self._tables.count(table, "version")
             except Corrupt as error:
                 unreadable.append(str(error))
         return audit(artifacts, self._store, rows, unreadable)
@@ -249,12 +248,26 @@ class Catalog:
             self._tables.check(table, to_rows(frame, table, dict.fromkeys(RESERVED, "")))
         return frames
 
+    def _add(self, logical: str, source: Path) -> FileEntry:
+        entry = self._store.add(source)
+        rows = digest_of_rows(self._store.local(entry)) if logical.endswith(SUFFIX) else None
+        return dataclasses.replace(entry, rows=rows)
+
     def _commit(self, artifact: Artifact, frames: Mapping[str, pd.DataFrame]) -> Artifact:
         counts = {table: self._append(table, frame, artifact) for table, frame in frames.items()}
         once = {"version": artifact.version, "key": artifact.key}
         row = records.to_row(dataclasses.replace(artifact, tables=counts))
         self._tables.append(records.TABLE, row, once)
-        return from_rows(to_list(self._tables.read(records.TABLE, where=once)))[0]
+        record = self._records(once)[0]
+        if not readable(self._store, [entry for name, entry in record.files.items() if entry != artifact.files[name]]):
+            # the same rows were put before as other bytes, which were lost
+            self._tables.append(records.TABLE, row, once | {"files": row["files"][0].as_py()})
+            record = self._records(once)[0]
+        return record
+
+    def _records(self, where: Mapping[str, str]) -> list[Artifact]:
+        """Every record, the newest first."""
+        return from_rows(to_list(self._tables.read(records.TABLE, where=where)))
 
     def _append(self, table: str, frame: pd.DataFrame, artifact: Artifact) -> int:
         stamp = {field: str(getattr(artifact, field)) for field in RESERVED}
@@ -270,28 +283,19 @@ class Catalog:
     def _unknown(self, wanted: Ref, versions: Sequence[str]) -> str:
         """What to say of a reference that fits nothing: the versions of its name, or the nearest names."""
         if versions:
-            held = _listed([Ref(wanted.kind, wanted.name, version) for version in versions])
+            held = listed([Ref(wanted.kind, wanted.name, version) for version in versions])
             return f"{wanted} has no such version in {self.address}; it has {held}"
         rows = to_list(self._tables.read(records.TABLE, columns=["kind", "name", "version", "created"]))
         names = list(dict.fromkeys(f"{row['kind']}/{row['name']}" for row in rows))
         if not names:
             return f"{wanted} is not in {self.address}, which holds nothing yet; check the catalog's address"
         near = difflib.get_close_matches(f"{wanted.kind}/{wanted.name}", names, 3, 0.3) or names[:3]
-        return f"{wanted} is not in {self.address}; nearest: {_listed(near)}; `gem3d catalog ls` shows all"
-
-    def _rows_by_version(self, table: str) -> dict[str, int]:
-        rows = self._tables.read(table, columns=["version"])
-        return {} if rows is None else Counter(rows["version"].to_pylist())
-
-
-def _listed(items: Sequence[object]) -> str:
-    more = f" and {len(items) - 5} more" if len(items) > 5 else ""
-    return ", ".join(str(item) for item in items[:5]) + more
+        return f"{wanted} is not in {self.address}; nearest: {listed(near)}; `gem3d catalog ls` shows all"
 
 
 def _empty(name: str) -> pd.DataFrame:
     if name not in TABLES:
-        raise NotFound(f"no table {name!r}; the catalog's tables are {_listed(TABLES)}")
+        raise NotFound(f"no table {name!r}; the catalog's tables are {listed(TABLES)}")
     import pandas as pd
 
     return pd.DataFrame({column: pd.Series(dtype="str") for column in RESERVED})

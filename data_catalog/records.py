@@ -42,12 +42,17 @@ def to_row(artifact: Artifact) -> pa.Table:
     text = {field: str(getattr(artifact, field)) for field in plain}
     text["parents"] = canonical(list(artifact.parents))
     text["meta"] = canonical(artifact.meta)
-    text["files"] = canonical({name: [entry.sha256, entry.size] for name, entry in artifact.files.items()})
+    text["files"] = canonical({name: _listed(entry) for name, entry in artifact.files.items()})
     text["tables"] = canonical(artifact.tables)
     columns: dict[str, pa.Array] = {name: pa.array([value], pa.string()) for name, value in text.items()}
     columns["created"] = pa.array([artifact.created], pa.timestamp("us", tz="UTC"))
     columns["seed"] = pa.array([artifact.seed], pa.int64())
     return pa.table(columns)
+
+
+def _listed(entry: FileEntry) -> list[object]:
+    """Records that are older than digests of rows have the first two only, and their versions are made of these."""
+    return [entry.sha256, entry.size, *([entry.rows] if entry.rows else [])]
 
 
 def from_rows(rows: Iterable[Row]) -> list[Artifact]:
@@ -67,7 +72,7 @@ def _artifact(
     row: Row,
     parents: list[str],
     meta: dict[str, object],
-    files: dict[str, tuple[str, int]],
+    files: dict[str, tuple[str, int] | tuple[str, int, str]],
     tables: dict[str, int],
 ) -> Artifact:
     return Artifact(

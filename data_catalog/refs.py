@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import PurePosixPath
@@ -59,10 +59,16 @@ class Ref:
 
 @dataclass(frozen=True)
 class FileEntry:
-    """One stored object: the sha256 (hex) of its bytes and its size in bytes."""
+    """One stored object: the sha256 (hex) of its bytes, their number, and of a Parquet file a digest of its rows."""
 
     sha256: str
     size: int
+    rows: str | None = None
+
+    @property
+    def content(self) -> str:
+        """What tells this file from others: the digest of its rows where there is one, else that of its bytes."""
+        return self.rows or self.sha256
 
 
 @dataclass(frozen=True)
@@ -98,8 +104,11 @@ class Artifact:
 
 
 def version_of(kind: str, name: str, files: Mapping[str, FileEntry], meta: Mapping[str, object]) -> str:
-    """Sha256 (hex) of the canonical JSON of the content; times, runs and seeds are not part of it."""
-    listing = [[logical, files[logical].sha256] for logical in sorted(files)]
+    """Sha256 (hex) of the canonical JSON of the content; times, runs and seeds are not part of it.
+
+    Files written by other versions of a library are the same content where they hold the same rows.
+    """
+    listing = [[logical, files[logical].content] for logical in sorted(files)]
     content = {"kind": kind, "name": name, "files": listing, "meta": plain_mapping(meta)}
     return hashlib.sha256(canonical(content).encode()).hexdigest()
 
@@ -132,6 +141,12 @@ def plain(value: object, where: str = "meta") -> object:
 def plain_mapping(values: Mapping[str, object], where: str = "meta") -> dict[str, object]:
     """`plain` of each value."""
     return {key: plain(item, f"{where}.{key}") for key, item in values.items()}
+
+
+def listed(items: Sequence[object]) -> str:
+    """The first few, for a message."""
+    more = f" and {len(items) - 5} more" if len(items) > 5 else ""
+    return ", ".join(str(item) for item in items[:5]) + more
 
 
 def check_name(text: str, what: str) -> str:

@@ -54,6 +54,17 @@ class ObjectStore(Protocol):
         ...
 
 
+def readable(store: ObjectStore, entries: Iterable[FileEntry]) -> bool:
+    """Whether all these objects are stored with the bytes that were put."""
+    wanted = list(entries)
+    try:
+        for entry in wanted:
+            store.local(entry)
+    except Corrupt:
+        return False
+    return not store.missing(wanted)
+
+
 class LocalStore:
     """Objects in a local folder: `objects/ab/<sha256>`, read-only files."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +51,15 @@ class Tables:
             raise Corrupt(
                 f"tables/{name} of {self.address} cannot be read ({reason}); restore its folder from a backup"
             ) from error
+
+    def count(self, name: str, column: str) -> Counter[str]:
+        """How many rows of a table have each value of a column.
+
+        Raises:
+            Corrupt: as `read`.
+        """
+        rows = self.read(name, columns=[column])
+        return Counter([] if rows is None else rows[column].to_pylist())
 
     def check(self, name: str, rows: pa.Table) -> None:
         """Find out, before anything is written, whether the rows fit the stored columns.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.session.environment import prepare_environment
-from flows.session.running import BAD_INPUT, FAILED, INTERRUPTED, fail, print_json, run_flow
+from flows.session.running import BAD_INPUT, FAILED, fail, print_json, run_flow
 from gem3d_core.errors import BadInput, Gem3dError
 
 if TYPE_CHECKING:
@@ -42,21 +42,14 @@ def main() -> None:
     prepare_environment()
     try:
         app()
-    except Gem3dError as error:
-        fail(str(error), _code(error))
     except RuntimeError as error:
-        # the catalog has errors of its own, because it may not import the core
-        if type(error).__module__ != "data_catalog.errors":
+        from data_catalog.errors import CatalogError  # here, because the catalog takes longer to import than `--help`
+
+        if not isinstance(error, Gem3dError | CatalogError):
             raise
-        fail(str(error), FAILED if type(error).__name__ in {"CatalogError", "Corrupt"} else BAD_INPUT)
+        fail(str(error), error.exit_code)
     except OSError as error:
         fail(f"{error}: look at the path, its rights and the space on its disk", FAILED)
-
-
-def _code(error: Gem3dError) -> int:
-    if isinstance(error, BadInput):
-        return BAD_INPUT
-    return INTERRUPTED if type(error).__name__ == "Interrupted" else FAILED
 
 
 @app.command(epilog="Example: gem3d check ../data/Task04_Hippocampus")

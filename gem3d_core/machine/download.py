@@ -23,6 +23,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from gem3d_core.errors import BadInput, Gem3dError
+from gem3d_core.machine.files import put_in_place, read_json, sync_all
 
 Progress = Callable[[int, int | None], None]
 
@@ -56,10 +57,7 @@ class _Part:
 
     def validator(self) -> str | None:
         """The mark under which the server may continue this file; None where it must start again."""
-        try:
-            kept = json.loads(self.note.read_text())
-        except (OSError, ValueError):
-            return None
+        kept = read_json(self.note)
         mark = kept.get("validator") if isinstance(kept, dict) and kept.get("url") == self.url else None
         return mark if isinstance(mark, str) and self.size() else None
 
@@ -97,7 +95,7 @@ def fetch(
             f"{url}: the file has {_algorithm(checksum)} {found}, expected {checksum.lower()}; it was removed. "
             "Fetch it again; if this repeats, the file at this address has changed: correct the address or the checksum"
         )
-    part.data.replace(destination)
+    put_in_place(part.data, destination)
     part.drop()
     return destination
 
@@ -121,6 +119,7 @@ def extract(archive: Path, folder: Path) -> Path:
             raise BadInput(f"{archive}: no complete tar archive ({error}); fetch it again") from error
         except OSError as error:
             raise Gem3dError(f"{archive}: cannot be unpacked into {folder} ({error})") from error
+        sync_all(unpacked)
         return _moved(archive, sorted(unpacked.iterdir()), folder)
 
 

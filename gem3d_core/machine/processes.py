@@ -22,6 +22,8 @@ def end_with_parent() -> None:
 class Interrupted(Gem3dError):  # noqa: N818 - a state, not a fault
     """SIGTERM came; the checkpoint is written and the same command goes on from it."""
 
+    exit_code = 130
+
 
 @contextmanager
 def terminated() -> Iterator[threading.Event]:

@@ -1,30 +1,22 @@
 """Networks by their facts: built with fresh weights, their weights written and read again."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from diffusers import ModelMixin, UNet2DConditionModel
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import nn
 
 from gem3d_core.codec.interface import Codec
-from gem3d_core.machine.files import atomic
 from gem3d_core.networks.image_encoders import open_encoder
 from gem3d_core.networks.injections import Branched, CrossAttended, ImageEncoder
 from gem3d_core.networks.slices import SliceNetwork, WindowNetwork, position_network
 from gem3d_core.networks.volumetric import VolumeNetwork
 from gem3d_core.networks.whole import WholeNetwork
 from gem3d_core.spec.method import ConditionSpec, NetworkFacts, UNetSpec
-
-
-def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
-    """Write weights as safetensors, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as building:
-        save_file({name: t.detach().cpu().contiguous() for name, t in weights.items()}, building)
 
 
 def facts_from(values: dict[str, Any]) -> NetworkFacts:

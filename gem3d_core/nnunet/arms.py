@@ -8,9 +8,9 @@ there, so the caller names the folder by what goes in. Images are written in RAS
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
+import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gem3d_core.errors import BadInput, Gem3dError
+from gem3d_core.machine.files import read_json, write_json, write_text
 from gem3d_core.nnunet.plans import PLANS_NAME, TRAINER, Plans, arm_plans, read_plans
 from gem3d_core.nnunet.process import Workspace, run_step
 from gem3d_core.prepare.geometry import canonical_array, canonical_spacing, orientation_of, source_array
@@ -75,7 +76,7 @@ def write_raw(
     on (not 0..n-1 without regions), for a case without label and for a case named twice.
     """
     dataset = folder / f"Dataset{dataset_id:03d}_{name}"
-    if (dataset / "dataset.json").exists():
+    if read_json(dataset / "dataset.json") is not None:
         return dataset
     _check_labels(labels, regions_class_order)
     written: set[str] = set()
@@ -91,7 +92,7 @@ def write_raw(
         "file_ending": ENDING,
     }
     regions = {} if regions_class_order is None else {"regions_class_order": list(regions_class_order)}
-    _write_text(dataset / "dataset.json", json.dumps(content | regions, indent=1))
+    write_json(dataset / "dataset.json", content | regions, indent=1)
     return dataset
 
 
@@ -110,15 +111,16 @@ def plan(work: Path, dataset_id: int, processes: int = 1, on_output: Output | No
     workspace = Workspace(work.resolve())
     folder = workspace.preprocessed / _dataset(workspace, dataset_id)
     finished, planned = folder / "planned.json", folder / "nnUNetPlans.json"
-    if not finished.exists():
+    if (content := read_json(finished)) is None:
         planned.unlink(missing_ok=True)  # nnU-Net would merge an unfinished one into the new
         environment = workspace.environment(workers=1, compiled=False)  # 0 workers breaks planning
         asked = ["-d", str(dataset_id), "-npfp", str(processes), "--clean", "--no_pp", "--no_pbar"]
         entry = (PLANNING, "plan_and_preprocess_entry")
         run_step(workspace, "plan", entry, asked, environment=environment, on_output=on_output)
         found = read_plans(planned.read_text(), (folder / "dataset_fingerprint.json").read_text())
-        _write_text(finished, json.dumps(found.to_dict()))
-    return Plans.from_dict(json.loads(finished.read_text()))
+        content = found.to_dict()
+        write_json(finished, content)
+    return Plans.from_dict(content)
 
 
 def train_arm(
@@ -143,7 +145,10 @@ def train_arm(
     model = workspace.results / dataset / f"{TRAINER}__{PLANS_NAME}__{plans.configuration}"
     if _read(model / DIGEST) != digest:
         shutil.rmtree(model, ignore_errors=True)
-        _write_text(model / DIGEST, digest)
+        write_text(model / DIGEST, digest)
+    for checkpoint in (model / "fold_all").glob("*.pth"):
+        if not zipfile.is_zipfile(checkpoint):  # torn: nnU-Net would fail on it instead of using an older one
+            checkpoint.unlink()
     if not (model / "fold_all" / "checkpoint_final.pth").exists():
         _place_trainer(workspace)
         asked = [dataset, plans.configuration, "all", "-tr", TRAINER, "-p", PLANS_NAME, "--c"]
@@ -207,13 +212,13 @@ def _preprocess(workspace: Workspace, dataset: str, plans: Plans, text: str, dig
     folder = workspace.preprocessed / dataset
     if _read(folder / DIGEST) == digest:
         return
-    _write_text(folder / f"{PLANS_NAME}.json", text)
-    _write_text(folder / "dataset_fingerprint.json", plans.fingerprint)
-    _write_text(folder / "dataset.json", (workspace.raw / dataset / "dataset.json").read_text())
+    write_text(folder / f"{PLANS_NAME}.json", text)
+    write_text(folder / "dataset_fingerprint.json", plans.fingerprint)
+    write_text(folder / "dataset.json", (workspace.raw / dataset / "dataset.json").read_text())
     asked = ["-d", str(int(dataset[7:10])), "-plans_name", PLANS_NAME, "-c", plans.configuration, "-np", str(threads)]
     environment = workspace.environment(workers=1, compiled=False)
     run_step(workspace, "preprocess", (PLANNING, "preprocess_entry"), asked, environment=environment)
-    _write_text(folder / DIGEST, digest)
+    write_text(folder / DIGEST, digest)
 
 
 def _dataset(workspace: Workspace, dataset_id: int) -> str:
@@ -260,7 +265,7 @@ def _check_labels(labels: Mapping[str, int | Sequence[int]], order: Sequence[int
 
 def _place_trainer(workspace: Workspace) -> None:
     source = Path(__file__).with_name("trainer.py")
-    _write_text(workspace.trainer / "gem3d_trainer.py", source.read_text(encoding="utf-8"))
+    write_text(workspace.trainer / "gem3d_trainer.py", source.read_text(encoding="utf-8"))
 
 
 def _epochs(total: int, report: Callable[[int, int], None]) -> Output:
@@ -275,7 +280,7 @@ def _drop_stale(out: Path, files: Iterable[Path], digest: str) -> None:
     """Remove predictions of another model, and the one that a kill cut short."""
     if _read(out / DIGEST) != digest:
         shutil.rmtree(out, ignore_errors=True)
-        _write_text(out / DIGEST, digest)
+        write_text(out / DIGEST, digest)
     for file in files:
         try:
             read_label(file)
@@ -285,11 +290,3 @@ def _drop_stale(out: Path, files: Iterable[Path], digest: str) -> None:
 
 def _read(file: Path) -> str:
     return file.read_text() if file.exists() else ""
-
-
-def _write_text(file: Path, text: str) -> None:
-    """Whole or not at all: the finished products that a later run looks for."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)

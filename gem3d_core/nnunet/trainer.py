@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from gem3d_core.machine.files import atomic
+
 
 class Gem3dTrainer(nnUNetTrainer):  # type: ignore[misc]  # the base class is untyped
     """nnU-Net's trainer with its length, mirroring and seed set by the arm."""
@@ -52,11 +54,10 @@ class Gem3dTrainer(nnUNetTrainer):  # type: ignore[misc]  # the base class is un
         super().on_train_epoch_start()
 
     def save_checkpoint(self, filename: str) -> None:
-        """Write beside the checkpoint and rename: a kill leaves the old one whole."""
-        partial = Path(f"{filename}.partial")
-        super().save_checkpoint(str(partial))
-        if partial.exists():
-            partial.replace(filename)
+        """Replace the checkpoint as a whole: a kill or a power cut leaves the old one."""
+        if self.local_rank == 0 and not self.disable_checkpointing:
+            with atomic(Path(filename)) as building:
+                super().save_checkpoint(str(building))
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:  # noqa: FBT001, FBT002
         """Nothing: fold `all` would validate on its training cases; the test split is predicted afterwards."""

@@ -15,8 +15,7 @@ from torch import Tensor
 from gem3d_core.diffusion.denoise import denoiser, guided
 from gem3d_core.diffusion.schedule import Schedule
 from gem3d_core.diffusion.solvers import nothing_pinned, solve
-from gem3d_core.errors import Gem3dError
-from gem3d_core.machine.out_of_memory import give_back, is_out_of_memory
+from gem3d_core.machine.out_of_memory import halved_until_it_fits
 from gem3d_core.networks.conditions import Conditions, Pinned, fold
 from gem3d_core.networks.slices import SliceNetwork, WindowNetwork
 from gem3d_core.sampling.windows import Window, most_ready, plan_volume
@@ -88,16 +87,8 @@ def sample_volumes(
         if not flying:
             return
 
-        jobs, windows = jobs[:batch], None
-        try:
-            windows = _draw(network, _filled_up(jobs, network, batch), schedule, spec, device)[: len(jobs)]
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            batch = _halved(batch if _is_fixed(network) else len(jobs), device, error)
-        if windows is None:
-            give_back(device)
-            continue
+        windows, batch = _draw_what_fits(network, jobs[:batch], batch, schedule, spec, device)
+        jobs = jobs[: len(windows)]
         for (volume, k), drawn in zip(jobs, windows, strict=True):
             volume.waiting.remove(k)
             volume.write(k, drawn)
@@ -108,24 +99,28 @@ def sample_volumes(
             yield volume.request, volume.latents
 
 
-def _filled_up(
-    jobs: list[tuple[_Volume, int]], network: WindowNetwork | SliceNetwork, batch: int
-) -> list[tuple[_Volume, int]]:
-    """The jobs, for a network that takes batches of one size only with the last one repeated up to it."""
-    return jobs + [jobs[-1]] * (batch - len(jobs)) if _is_fixed(network) else jobs
+def _draw_what_fits(
+    network: WindowNetwork | SliceNetwork,
+    jobs: list[tuple[_Volume, int]],
+    batch: int,
+    schedule: Schedule,
+    spec: SampleSpec,
+    device: torch.device,
+) -> tuple[Tensor, int]:
+    """The first windows (b, n, c, h, w) of the jobs, as many as fit into memory, and how many to draw from now on.
 
+    A network that takes batches of one size only gets the last window repeated up to it.
+    """
+    fixed = isinstance(network, WindowNetwork) and network.fixed_batch
 
-def _is_fixed(network: WindowNetwork | SliceNetwork) -> bool:
-    return isinstance(network, WindowNetwork) and network.fixed_batch
+    def draw(size: int) -> Tensor:
+        chosen = jobs[:size]
+        padding = [chosen[-1]] * (size - len(chosen))
+        return _draw(network, chosen + padding, schedule, spec, device)[: len(chosen)]
 
-
-def _halved(batch: int, device: torch.device, error: RuntimeError) -> int:
-    if batch == 1:
-        raise Gem3dError(
-            f"one window does not fit into the memory of {device} ({error}): use a smaller network or "
-            "slice_size, or a device with more memory"
-        ) from error
-    return batch // 2
+    wanted = batch if fixed else len(jobs)
+    windows, size = halved_until_it_fits(draw, wanted, "one window")
+    return windows, batch if size == wanted else size
 
 
 def _draw(

@@ -20,7 +20,9 @@ from torch import Tensor
 from gem3d_core.codec.interface import Codec, load_codec
 from gem3d_core.diffusion.schedule import make_schedule
 from gem3d_core.errors import BadInput
-from gem3d_core.networks.files import Network, facts_from, load_network, save_weights
+from gem3d_core.machine.checkpoints import save_tensors
+from gem3d_core.machine.files import write_text
+from gem3d_core.networks.files import Network, facts_from, load_network
 from gem3d_core.networks.slices import SliceNetwork, WindowNetwork
 from gem3d_core.sampling.volumes import VolumeModel
 from gem3d_core.spec.method import DiffusionSpec, NetworkFacts
@@ -77,9 +79,9 @@ def save_model(
         if part is not None:
             shutil.copytree(part, folder / name, dirs_exist_ok=True)
     if configuration is not None:
-        (folder / CONFIGURATION).write_text(configuration)
-    save_weights(folder / WEIGHTS, weights)
-    (folder / FACTS).write_text(facts.to_json())
+        write_text(folder / CONFIGURATION, configuration)
+    save_tensors(folder / WEIGHTS, weights)
+    write_text(folder / FACTS, facts.to_json())
     return folder
 
 

@@ -6,8 +6,6 @@ Arrays are (X, Y, Z) in the file's voxel order; affines are (4, 4) float64, voxe
 # mypy: disallow-untyped-calls=False
 
 import hashlib
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import numpy as np
 from isal import igzip
 
 from gem3d_core.errors import BadInput
+from gem3d_core.machine.files import write_bytes
 from gem3d_core.scans.formats import (
     TWO_DIMENSIONAL,
     Shape3,
@@ -164,8 +163,8 @@ def whole_numbers(path: Path, labels: np.ndarray) -> np.ndarray:
 def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, *, dtype: np.dtype | type | None = None) -> None:
     """Write (X, Y, Z) voxels as `.nii` or `.nii.gz` with a header that holds geometry and nothing else.
 
-    The same input gives the same bytes. A reader sees the whole file or none: it is written under another
-    name in the same folder, synchronised and renamed. Bool becomes uint8, float16 float32, int64 int32.
+    The same input gives the same bytes. A reader sees the whole file or none, also after a power cut.
+    Bool becomes uint8, float16 float32, int64 int32.
     Raises BadInput on another file ending, values that `dtype` cannot hold, or an affine that is sheared.
     """
     if not is_nifti(path):
@@ -174,7 +173,7 @@ def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, *, dtype: np.
         raise BadInput(f"{path}: an array of shape {array.shape} is no volume; give (X, Y, Z)")
     data = _nifti_bytes(_storable(path, array, dtype), checked_affine(path, affine))
     zipped = path.name.lower().endswith(".gz")
-    _replace(path, igzip.compress(data, DEFLATE_LEVEL, mtime=0) if zipped else data)
+    write_bytes(path, igzip.compress(data, DEFLATE_LEVEL, mtime=0) if zipped else data)
 
 
 def _bad_ids(path: Path, fault: str, found: str) -> Unreadable:
@@ -210,21 +209,6 @@ def _nifti_bytes(array: np.ndarray, affine: np.ndarray) -> bytes:
     image.set_qform(affine, code=1)
     image.set_sform(affine, code=1)
     return image.to_bytes()
-
-
-def _replace(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).chmod(0o644)  # mkstemp's own would hide the volume from the other users of a shared catalog
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def axial_depth(header: Header) -> int:

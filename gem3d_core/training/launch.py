@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from gem3d_core.budget.costs import TrainingPlan, plan_training, training_units
@@ -18,7 +18,8 @@ from gem3d_core.budget.memory import budget_on
 from gem3d_core.codec.interface import load_codec
 from gem3d_core.diffusion.schedule import make_schedule
 from gem3d_core.errors import Gem3dError
-from gem3d_core.machine.files import atomic
+from gem3d_core.machine.checkpoints import save_tensors
+from gem3d_core.machine.files import write_json
 from gem3d_core.machine.processes import Interrupted, end_with_parent, terminated
 from gem3d_core.networks.files import facts_from
 from gem3d_core.spec.method import DiffusionSpec, NetworkFacts, TrainSpec
@@ -63,8 +64,7 @@ class Job:
 
     def write(self, path: Path) -> None:
         """Write JSON."""
-        with atomic(path) as building:
-            building.write_text(json.dumps(asdict(self)))
+        write_json(path, asdict(self))
 
     @classmethod
     def read(cls, path: Path) -> "Job":
@@ -186,9 +186,9 @@ def _read_outcome(folder: Path) -> Outcome:
 def _write_outcome(folder: Path, outcome: Outcome) -> None:
     weights, trained = outcome
     for name, tensors in (("weights", weights), ("ema", trained.ema)):
-        save_file({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, folder / f"{name}.safetensors")
+        save_tensors(folder / f"{name}.safetensors", tensors)
     facts = {"losses": trained.losses.tolist(), "seconds": trained.seconds, "resumed_at": trained.resumed_at}
-    (folder / "outcome.json").write_text(json.dumps(facts))
+    write_json(folder / "outcome.json", facts)
 
 
 def _main() -> None:

@@ -17,7 +17,7 @@ from gem3d_core.diffusion.losses import Example, Loss
 from gem3d_core.errors import Gem3dError
 from gem3d_core.machine.checkpoints import load_checkpoint, optimiser_tensors, restore_optimiser, save_checkpoint
 from gem3d_core.machine.devices import autocast
-from gem3d_core.machine.out_of_memory import give_back, is_out_of_memory
+from gem3d_core.machine.out_of_memory import until_it_fits
 from gem3d_core.machine.processes import Interrupted, terminated
 from gem3d_core.spec.method import TrainSpec
 from gem3d_core.training.ranks import ALONE, Ranks
@@ -118,21 +118,16 @@ class _Run:
     def _gradients(self, draw: Draw, loss: Loss, device: torch.device) -> tuple[float, dict[str, None]]:
         """Of one batch, with its loss and names; in smaller pieces from now on where they do not fit into memory."""
         before = self.rng.get_state()
-        self.optimiser.zero_grad(set_to_none=True)
-        while True:
-            try:
-                return self._backward(draw, loss, device)
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                if not self.divide():
-                    raise Gem3dError(
-                        f"the smallest piece of a training batch does not fit into the memory of {device} ({error}): "
-                        "use a smaller network or slice_size, or a device with more memory"
-                    ) from error
-                self.rng.set_state(before)
+
+        def smaller() -> bool:
             self.optimiser.zero_grad(set_to_none=True)
-            give_back(device)
+            self.rng.set_state(before)
+            return self.divide()
+
+        self.optimiser.zero_grad(set_to_none=True)
+        return until_it_fits(
+            lambda: self._backward(draw, loss, device), smaller, "the smallest piece of a training batch"
+        )
 
     def _backward(self, draw: Draw, loss: Loss, device: torch.device) -> tuple[float, dict[str, None]]:
         """A batch, piece by piece; nothing of a piece outlives an error."""

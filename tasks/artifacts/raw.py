@@ -2,18 +2,18 @@
 
 from collections.abc import Iterable, Iterator
 
-from gem3d_core.machine.reading import Kept, ahead
+from gem3d_core.machine.reading import BoundedCache, read_ahead
 from gem3d_core.nnunet.arms import RawCase
 from gem3d_core.scans.volumes import Volume
 from tasks.artifacts.source import Source
 
-KeptCases = Kept[tuple[Volume, Volume]]
+KeptCases = BoundedCache[tuple[Volume, Volume]]
 """Images and label maps of a source between two passes over it."""
 
 
 def keep_cases() -> KeptCases:
     """Room for them."""
-    return Kept(lambda pair: pair[0].array.nbytes + pair[1].array.nbytes)
+    return BoundedCache(lambda pair: pair[0].array.nbytes + pair[1].array.nbytes)
 
 
 def raw_cases(source: Source, names: Iterable[str], threads: int, kept: KeptCases | None = None) -> Iterator[RawCase]:
@@ -25,4 +25,4 @@ def raw_cases(source: Source, names: Iterable[str], threads: int, kept: KeptCase
             kept.put(name, (image, label))
         return RawCase(name, image.array, image.affine, label.array)
 
-    return ahead(read, names, threads)
+    return read_ahead(read, names, threads)

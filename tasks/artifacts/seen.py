@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from data_catalog import Catalog
-from gem3d_core.machine.files import atomic
+from gem3d_core.machine.files import read_json, write_text
 
 MEMORY = "hashes.json"
 
@@ -43,9 +43,7 @@ class SeenFiles:
         told = {_mark(path): [self.known(path) or digests[path], str(path)] for path in listed}
         if any(self._known.get(mark) != entry for mark, entry in told.items()):
             self._known |= told
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with atomic(self._file) as building:
-                building.write_text(json.dumps(self._known))
+            write_text(self._file, json.dumps(self._known), durable=False)
 
     def folder(self, folder: Path) -> dict[str, str] | None:
         """Hashes of all files in a folder, by their paths within it; None where one is not known."""
@@ -73,8 +71,5 @@ def _mark(path: Path) -> str:
 
 def _read(file: Path) -> dict[str, list[str]]:
     """What is remembered; nothing where the file is missing, empty or torn."""
-    try:
-        known: dict[str, list[str]] = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
-    return known
+    known: dict[str, list[str]] | None = read_json(file)
+    return known or {}

@@ -8,7 +8,7 @@ import numpy as np
 from safetensors.torch import load_file
 
 from data_catalog import Artifact, Catalog, Ref
-from gem3d_core.machine.reading import ahead
+from gem3d_core.machine.reading import read_ahead
 from tasks.artifacts.files import read_rows
 
 VOLUMES = "volumes.parquet"
@@ -49,7 +49,7 @@ def open_synthetic(catalog: Catalog, volumes: Artifact, rows: Iterable[VolumeRow
             borders=tuple(json.loads(str(row["borders"]))),
         )
 
-    return ahead(read, rows, threads)
+    return read_ahead(read, rows, threads)
 
 
 def edited_masks(volumes: Artifact) -> str:

@@ -1,7 +1,6 @@
 """`gem3d bench`: measurements on the models and test volumes of a catalog."""
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +20,7 @@ from gem3d_core.bench.training import TrainingCase, TrainingComparison, compare_
 from gem3d_core.budget.costs import MATRIX_PRODUCTS, matrix_flops, network_cost
 from gem3d_core.errors import BadInput, NotAvailable
 from gem3d_core.machine.devices import resolved
-from gem3d_core.machine.files import atomic
+from gem3d_core.machine.files import read_json, write_json
 from gem3d_core.metrics.continuity import all_differences, border_ratio, smoothness_ratio
 from gem3d_core.metrics.features import load_lpips
 from gem3d_core.metrics.paired import lpips_distance, ms_ssim
@@ -222,14 +221,13 @@ def _measure_all(
             cases = [c for m, c, s in files if (m, s) == (method, seed)]
             for first in range(0, len(cases), TOGETHER):
                 together = cases[first : first + TOGETHER]
-                if all(files[method, case, seed].exists() for case in together):
+                if all(read_json(files[method, case, seed]) is not None for case in together):
                     continue
                 recipes = partial(_recipes, subject.prepared, together, seed)
                 for case, measured in measure(model, method, recipes, score).items():
-                    with atomic(files[method, case, seed]) as building:
-                        building.write_text(json.dumps(asdict(measured)))
+                    write_json(files[method, case, seed], asdict(measured))
                 progress.at(sum(file.exists() for file in files.values()), method.name)
-    read = {key: TypeAdapter(Measured).validate_json(file.read_text()) for key, file in files.items()}
+    read = {key: TypeAdapter(Measured).validate_python(read_json(file)) for key, file in files.items()}
     return {m: {(case, seed): one for (method, case, seed), one in read.items() if method == m} for m in methods}
 
 

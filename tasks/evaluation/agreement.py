@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from data_catalog import Artifact, Catalog
-from gem3d_core.machine.reading import ahead
+from gem3d_core.machine.reading import read_ahead
 from gem3d_core.metrics.overlap import CaseOverlap
 from gem3d_core.nnunet.arms import RawCase, predict_arm, read_prediction, write_images
 from gem3d_core.prepare.split import evenly
@@ -67,7 +67,7 @@ def _images(catalog: Catalog, volumes: Artifact, rows: list[VolumeRow], threads:
         image = read_volume(catalog.path(volumes, f"volumes/{row['volume']}/image.nii.gz"))
         return RawCase(str(row["volume"]), image.array, image.affine)
 
-    return ahead(read, rows, threads)
+    return read_ahead(read, rows, threads)
 
 
 def _product(
@@ -81,7 +81,7 @@ def _product(
         return row, score(source, read_prediction(predicted[name], truth.affine).astype(np.int16), truth)
 
     scores = []
-    for done, (row, found) in enumerate(ahead(scored, rows, threads), start=1):
+    for done, (row, found) in enumerate(read_ahead(scored, rows, threads), start=1):
         for label, overlap in {**found.labels, MEAN: found.mean}.items():
             told = {"dice": overlap.dice, "hd95": overlap.hd95}
             scores.append({"volume": row["volume"], "variant": row["variant"], "label": label, **told})

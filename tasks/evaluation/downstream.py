@@ -11,7 +11,7 @@ import numpy as np
 from configs import Config
 from data_catalog import Artifact, Catalog
 from gem3d_core.errors import Gem3dError
-from gem3d_core.machine.reading import ahead
+from gem3d_core.machine.reading import read_ahead
 from gem3d_core.metrics.overlap import CaseOverlap, Overlap, score_case
 from gem3d_core.nnunet.arms import (
     Plans,
@@ -118,7 +118,7 @@ def _images(source: Source, names: list[str], threads: int) -> Iterator[RawCase]
         image = source.image(name)
         return RawCase(name, image.array, image.affine)
 
-    return ahead(read, names, threads)
+    return read_ahead(read, names, threads)
 
 
 def _published(folder: Path, threads: int) -> Iterator[RawCase]:
@@ -127,7 +127,7 @@ def _published(folder: Path, threads: int) -> Iterator[RawCase]:
         image, label = read_volume(image_path), read_label(folder / "labelsTr" / f"{name}.nii.gz")
         return RawCase(name, image.array, image.affine, label.array)
 
-    return ahead(read, sorted((folder / "imagesTr").glob("*_0000.nii.gz")), threads)
+    return read_ahead(read, sorted((folder / "imagesTr").glob("*_0000.nii.gz")), threads)
 
 
 def _scored(source: Source) -> tuple[dict[str, LabelIds], list[int]]:
@@ -156,7 +156,7 @@ def _product(
         return case, score(source, read_prediction(path, truth.affine).astype(np.int16), truth)
 
     rows = []
-    for case, found in ahead(scored, predicted.items(), threads):
+    for case, found in read_ahead(scored, predicted.items(), threads):
         for label, overlap in {**found.labels, MEAN: found.mean}.items():
             rows.append({"arm": arm, "case": case, "label": label, "dice": overlap.dice, "hd95": overlap.hd95})
     table = pd.DataFrame(rows)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from data_catalog import Artifact
-from gem3d_core.machine.files import atomic
+from gem3d_core.machine.checkpoints import read_metadata, save_tensors
 from gem3d_core.sampling.volumes import Recipe, draw_volumes
 from gem3d_core.sampling.windows import start_slice
 from gem3d_core.seeds import derive_seed
@@ -54,7 +54,7 @@ def sample_paired(
     One that was finished before is not sampled again. What belongs to a test case is read once.
     """
     cases = prepared.test[: run.config.evaluate.paired_cases]
-    waiting = [case for case in cases if not _paired_file(work, case).exists()]
+    waiting = [case for case in cases if read_metadata(_paired_file(work, case)) is None]
     for case in (case for case in cases if case not in waiting):
         stored = load_file(_paired_file(work, case))
         slices, outline = stored["slices"].numpy(), prepared.outline(case)
@@ -71,8 +71,7 @@ def sample_paired(
         recipe = volume.recipe
         assert isinstance(recipe, PairedRecipe)
         borders = torch.tensor(volume.borders, dtype=torch.int64)
-        with atomic(_paired_file(work, volume.name)) as building:
-            save_file({"slices": volume.slices.contiguous(), "borders": borders}, building)
+        save_tensors(_paired_file(work, volume.name), {"slices": volume.slices, "borders": borders})
         slices, outline = volume.slices.numpy(), recipe.outline.numpy()
         drawn = Synthetic(volume.name, volume.name, "true", slices, outline, volume.borders)
         yield Paired(drawn, Real(recipe.real, recipe.mask.numpy()))

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from data_catalog import Artifact, Catalog
-from gem3d_core.machine.reading import ahead
+from gem3d_core.machine.reading import read_ahead
 from gem3d_core.metrics.frechet import Moments
 from gem3d_core.metrics.neighbours import Sample
 from gem3d_core.prepare.split import evenly
@@ -75,7 +75,7 @@ def _read(reading: Reading, prepared: Prepared, work: Work, limit: int | None, t
     wanted = [(case, TRAINING) for case in evenly(prepared.train, limit)]
     wanted += [(case, HELD_OUT) for case in evenly(prepared.test, limit)]
     work.progress.total(len(wanted), "real volumes read")
-    volumes = ahead(lambda one: (*one, prepared.image(one[0]), prepared.outline(one[0])), wanted, threads)
+    volumes = read_ahead(lambda one: (*one, prepared.image(one[0]), prepared.outline(one[0])), wanted, threads)
     for done, (case, of, image, outline) in enumerate(volumes, start=1):
         reading.count(case, image, outline, of)
         work.progress.at(done)

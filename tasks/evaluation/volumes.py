@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor, nn
 
-from gem3d_core.machine.reading import ahead
+from gem3d_core.machine.reading import read_ahead
 from gem3d_core.metrics.continuity import Differences, all_differences, border_ratio, smoothness_ratio
 from gem3d_core.metrics.frechet import Features, Moments, slice_features
 from gem3d_core.metrics.nearest import on_grid
@@ -77,7 +77,7 @@ def read_training(
     """All training volumes by case, and those that are pictured."""
     seen, kept = {}, {}
     progress.total(len(prepared.train), "training volumes read")
-    images = ahead(lambda case: (case, prepared.image(case)), prepared.train, threads)
+    images = read_ahead(lambda case: (case, prepared.image(case)), prepared.train, threads)
     for done, (case, image) in enumerate(images, start=1):
         seen[case] = look(image)
         if case in pictured:
@@ -112,7 +112,7 @@ def read_test(
         if one.case in pictured:
             test.pictured.append(pair)
     alone = [case for case in prepared.test if case not in test.seen]
-    test.seen |= ahead(lambda case: (case, look(prepared.image(case))), alone, threads)
+    test.seen |= read_ahead(lambda case: (case, look(prepared.image(case))), alone, threads)
     return test
 
 

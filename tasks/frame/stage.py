@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from configs import Config
 from data_catalog import Artifact, Catalog
-from gem3d_core.machine.files import atomic
+from gem3d_core.machine.files import write_text
 from gem3d_core.machine.processes import Interrupted
 from tasks.frame.code_version import code_version
 from tasks.frame.progress import Progress, open_progress
@@ -182,7 +182,7 @@ def _resolve(stage: Stage, catalog: Catalog) -> _Resolved:
     named = [*identity.inputs, *(ref for ref, _ in identity.files)]
     artifacts = {ref: catalog.get(ref) for ref in dict.fromkeys(named)}
     inputs = [artifacts[ref].version for ref in identity.inputs]
-    inputs += [artifacts[ref].files[file].sha256 for ref, file in identity.files]
+    inputs += [artifacts[ref].files[file].content for ref, file in identity.files]
     settings = canonical(identity.settings)
     parts = {
         "stage": stage.name,
@@ -245,8 +245,7 @@ def _timed(file: Path) -> Iterator[None]:
     began, before, ended = time.monotonic(), _seconds(file), threading.Event()
 
     def write() -> None:
-        with atomic(file) as building:
-            building.write_text(str(before + time.monotonic() - began))
+        write_text(file, str(before + time.monotonic() - began), durable=False)
 
     def beat() -> None:
         while not ended.wait(HEARTBEAT):

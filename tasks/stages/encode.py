@@ -6,16 +6,15 @@ from typing import ClassVar, cast
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from configs import Config
 from gem3d_core.codec.haar import fit_haar
 from gem3d_core.codec.interface import Codec, load_codec, psnr
 from gem3d_core.codec.kl import find_kl, open_kl
 from gem3d_core.codec.kl_training import train_kl
-from gem3d_core.machine.files import atomic
-from gem3d_core.machine.reading import Kept
+from gem3d_core.machine.checkpoints import read_metadata, save_tensors
+from gem3d_core.machine.files import atomic, read_json
+from gem3d_core.machine.reading import BoundedCache
 from gem3d_core.networks.conditions import condition_channels, encode_mask
 from gem3d_core.prepare.intensity import median_map
 from gem3d_core.spec.method import ConditionSpec
@@ -54,20 +53,27 @@ class Encode(Stage):
         """Fit or open the codec, and encode every case."""
         config, opened = self.run.config, open_prepared(work.catalog, work.get(self.prepared))
         with accelerator(config) as device:
-            kept = Kept[np.ndarray](lambda image: image.nbytes)
+            kept = BoundedCache[np.ndarray](lambda image: image.nbytes)
             codec = _codec(work, opened, config, device, kept)
             return _encode_all(work, opened, codec, config.condition, kept)
 
 
-def _codec(work: Work, prepared: Prepared, config: Config, device: str, kept: Kept[np.ndarray]) -> Codec:
+def _codec(work: Work, prepared: Prepared, config: Config, device: str, kept: BoundedCache[np.ndarray]) -> Codec:
     folder = work.folder / "codec"
-    if not folder.exists():
+    if not _is_whole(folder):
         with atomic(folder) as building:
             _fit(work, prepared, config, device, kept).save(building)
     return load_codec(folder, device)
 
 
-def _fit(work: Work, prepared: Prepared, config: Config, device: str, kept: Kept[np.ndarray]) -> Codec:
+def _is_whole(codec: Path) -> bool:
+    """Whether a codec's folder is there and its files can be read."""
+    readers = {"json": read_json, "safetensors": read_metadata}
+    found = [read(file) for ending, read in readers.items() for file in codec.glob(f"*.{ending}")]
+    return (codec / "codec.json").exists() and None not in found
+
+
+def _fit(work: Work, prepared: Prepared, config: Config, device: str, kept: BoundedCache[np.ndarray]) -> Codec:
     """The codec that the configuration asks for; slices are read only where it is fitted on them."""
     spec, seed = config.codec, config.seed
     if spec.kind == "haar":
@@ -82,7 +88,7 @@ def _fit(work: Work, prepared: Prepared, config: Config, device: str, kept: Kept
     return train_kl(spec, _sample(prepared, kept), seed, work.folder / "codec-checkpoints", device, show)
 
 
-def _sample(prepared: Prepared, kept: Kept[np.ndarray]) -> torch.Tensor:
+def _sample(prepared: Prepared, kept: BoundedCache[np.ndarray]) -> torch.Tensor:
     """Evenly spaced training slices (N, H, W)."""
     total = sum(prepared.cases[case].depth for case in prepared.train)
     step = max(1, total // FIT_SLICES)
@@ -95,7 +101,7 @@ def _sample(prepared: Prepared, kept: Kept[np.ndarray]) -> torch.Tensor:
 
 
 def _encode_all(
-    work: Work, prepared: Prepared, codec: Codec, condition: ConditionSpec, kept: Kept[np.ndarray]
+    work: Work, prepared: Prepared, codec: Codec, condition: ConditionSpec, kept: BoundedCache[np.ndarray]
 ) -> Product:
     import pandas as pd
 
@@ -105,13 +111,14 @@ def _encode_all(
     rows = []
     for done, case in enumerate(sorted(prepared.cases), start=1):
         path = work.folder / f"{case}.safetensors"
-        if not path.exists():
+        facts = read_metadata(path)
+        if facts is None:
             image = kept.take(case)
-            _encode_case(
+            facts = _encode_case(
                 path, prepared, codec, condition, labels, case, prepared.image(case) if image is None else image
             )
         files[f"latents/{case}.safetensors"] = path
-        rows.append({"case": case, "train": prepared.cases[case].train, "psnr_db": _psnr(path)})
+        rows.append({"case": case, "train": prepared.cases[case].train, "psnr_db": float(facts[PSNR])})
         work.progress.at(done)
     index = pd.DataFrame(rows)
     index.to_parquet(work.folder / "index.parquet")
@@ -147,14 +154,11 @@ def _encode_case(
     labels: tuple[int, ...],
     case: str,
     slices: np.ndarray,
-) -> None:
+) -> dict[str, str]:
+    """Write the latents of a case; returns what stands beside them in the file."""
     image, mask, outline = (torch.from_numpy(x) for x in (slices, prepared.mask(case), prepared.outline(case)))
     latents = codec.encode(image).contiguous()
     tensors = {"image": latents, "condition": encode_mask(condition, codec, labels, mask, outline).contiguous()}
-    with atomic(path) as building:
-        save_file(tensors, building, {PSNR: str(psnr(image, codec.decode(latents)))})
-
-
-def _psnr(path: Path) -> float:
-    with safe_open(path, framework="pt") as tensors:
-        return float(tensors.metadata()[PSNR])
+    facts = {PSNR: str(psnr(image, codec.decode(latents)))}
+    save_tensors(path, tensors, facts)
+    return facts

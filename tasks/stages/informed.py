@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
-from safetensors.torch import load_file, save_file
 
 from configs import Config
 from data_catalog import Artifact
 from gem3d_core.diffusion.schedule import make_schedule
 from gem3d_core.errors import BadInput
-from gem3d_core.machine.files import atomic
+from gem3d_core.machine.checkpoints import read_tensors, save_tensors
 from gem3d_core.prepare.split import evenly
 from gem3d_core.sampling.donors import Donor, InformedSource, choose_sources
 from gem3d_core.sampling.model import open_network
@@ -125,12 +124,12 @@ def _generate(
         schedule = make_schedule(facts.diffusion)
         for first in range(0, len(sources), spec.batch):
             batch, file = sources[first : first + spec.batch], work.folder / f"slices_{first}.safetensors"
-            if not file.exists():
+            if (stored := read_tensors(file)) is None:
                 p, seeds = [source.p for source in batch], [source.seed for source in batch]
                 x0 = sample_slices(network, p, seeds, shape, schedule, spec, where)
-                with atomic(file) as building:
-                    save_file({"x0": x0}, building)
-            made.append(load_file(file)["x0"])
+                stored = {"x0": x0}
+                save_tensors(file, stored)
+            made.append(stored["x0"])
             work.progress.at(first + len(batch))
     return codec.decode(torch.cat(made), spec.precision).clamp(-1, 1).numpy()
 

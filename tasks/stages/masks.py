@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from gem3d_core.machine.files import atomic
+from gem3d_core.machine.files import read_json, write_json
 from gem3d_core.masks.augment import Augmented, augment_mask
 from gem3d_core.prepare.geometry import Geometry, canonical_spacing, plan_geometry
 from gem3d_core.prepare.outline import bounding_box
@@ -39,7 +39,7 @@ class AugmentMasks(Stage):
     def make(self, work: Work) -> Product:
         """Edit every training mask; those that are finished stay."""
         config, opened = self.run.config, open_prepared(work.catalog, work.get(self.prepared))
-        waiting = [case for case in opened.train if not (work.folder / case / "facts.json").exists()]
+        waiting = [case for case in opened.train if read_json(work.folder / case / "facts.json") is None]
         work.progress.total(len(waiting), "masks edited")
 
         def one(case: str) -> None:
@@ -85,14 +85,13 @@ def _write(folder: Path, edited: Augmented, geometry: Geometry) -> None:
         "geometry": json.dumps(geometry.to_dict()),
         "depth": len(mask_slices),
     }
-    with atomic(folder / "facts.json") as building:
-        building.write_text(json.dumps(facts))
+    write_json(folder / "facts.json", facts)
 
 
 def _product(work: Work, prepared: Prepared) -> Product:
     import pandas as pd
 
-    rows = [{"case": case, **json.loads((work.folder / case / "facts.json").read_text())} for case in prepared.train]
+    rows = [{"case": case, **read_json(work.folder / case / "facts.json")} for case in prepared.train]
     table = pd.DataFrame(rows)
     table.to_parquet(work.folder / CASES)
     files = {CASES: work.folder / CASES}

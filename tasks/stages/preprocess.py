@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import numpy as np
 
 from configs import Config
-from gem3d_core.machine.files import atomic
+from gem3d_core.machine.files import read_json, write_json
 from gem3d_core.nnunet.arms import Plans, plan, write_raw
 from gem3d_core.prepare.case import PreparedCase, prepare_case
 from gem3d_core.prepare.split import Split, split_cases
@@ -72,8 +72,8 @@ def _quarantined(work: Work, source: Source) -> set[str]:
 def _plan(work: Work, source: Source, split: Split, processes: int, kept: KeptCases) -> Plans:
     """nnU-Net's fingerprint and plan, which see the training cases only."""
     stored = work.folder / PLANS
-    if stored.exists():
-        return Plans.from_dict(json.loads(stored.read_text()))
+    if (planned := read_json(stored)) is not None:
+        return Plans.from_dict(planned)
     work.progress.total(1, "nnU-Net's fingerprint and plan")
     workspace = work.folder / "nnunet"
     labels = plain_labels(source.labels)
@@ -87,14 +87,13 @@ def _plan(work: Work, source: Source, split: Split, processes: int, kept: KeptCa
         regions_class_order=source.regions_class_order,
     )
     plans = plan(workspace, PLANNING_ID, processes)
-    with atomic(stored) as building:
-        building.write_text(json.dumps(plans.to_dict()))
+    write_json(stored, plans.to_dict())
     shutil.rmtree(workspace)
     return plans
 
 
 def _prepare_all(work: Work, source: Source, plans: Plans, config: Config, kept: KeptCases) -> None:
-    waiting = [name for name in sorted(source.cases) if not _facts(work, name).exists()]
+    waiting = [name for name in sorted(source.cases) if read_json(_facts(work, name)) is None]
     work.progress.total(len(waiting), "cases prepared")
 
     def one(case: str) -> None:
@@ -128,8 +127,7 @@ def _write_case(folder: Path, prepared: PreparedCase, label: np.ndarray) -> None
         "outline_share": float(prepared.source_outline.mean()),
         "notes": "; ".join(prepared.notes),
     }
-    with atomic(folder / "facts.json") as building:
-        building.write_text(json.dumps(facts))
+    write_json(folder / "facts.json", facts)
 
 
 def _product(work: Work, source: Source, split: Split, plans: Plans) -> Product:
@@ -158,6 +156,6 @@ def _case_table(work: Work, source: Source, split: Split) -> "pd.DataFrame":
 
     rows = []
     for name, case in sorted(source.cases.items()):
-        facts = json.loads(_facts(work, name).read_text())
-        rows.append({"case": name, "patient": case.patient, "train": name in split.train, **facts})
+        facts = {"patient": case.patient, "train": name in split.train, **read_json(_facts(work, name))}
+        rows.append({"case": name, **facts})
     return pd.DataFrame(rows)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from configs import Config
 from data_catalog import Artifact, Catalog
 from gem3d_core.errors import BadInput, Gem3dError
-from gem3d_core.machine.files import atomic
+from gem3d_core.machine.checkpoints import save_tensors
+from gem3d_core.machine.files import read_json, write_json
 from gem3d_core.prepare.case import restore_image
 from gem3d_core.prepare.geometry import Geometry
 from gem3d_core.prepare.intensity import IntensityMap, median_map
@@ -180,7 +180,7 @@ def _edits(inputs: _Inputs) -> dict[str, dict[str, object]]:
 
 def _sample_all(work: Work, model: VolumeModel, inputs: _Inputs, entries: list[_Entry], config: Config) -> None:
     """Sample what is not finished yet; volumes are restored and written by other threads meanwhile."""
-    waiting = {entry.name: entry for entry in entries if not (work.folder / entry.name / "facts.json").exists()}
+    waiting = {entry.name: entry for entry in entries if read_json(work.folder / entry.name / "facts.json") is None}
     depths = [entry.geometry.grid_shape[2] for entry in waiting.values()]
     spec = sampler(config, model, depths, writing=writing_ahead(config))
     windows = count_windows(depths, model.network.facts.condition, spec)
@@ -228,7 +228,7 @@ def _write(folder: Path, inputs: _Inputs, entry: _Entry, drawn: Drawn) -> None:
     image = restore_image(slices, outline, entry.geometry, intensity, dtype)
     write_nifti(folder / "image.nii.gz", image, entry.geometry.affine)
     write_nifti(folder / "label.nii.gz", inputs.label(entry), entry.geometry.affine)
-    save_file({"image": drawn.slices.half(), "outline": drawn.recipe.outline}, folder / "slices.safetensors")
+    save_tensors(folder / "slices.safetensors", {"image": drawn.slices.half(), "outline": drawn.recipe.outline})
     spread = float(slices[outline].std()) if outline.any() else 0.0
     facts = {
         **entry.row,
@@ -242,8 +242,7 @@ def _write(folder: Path, inputs: _Inputs, entry: _Entry, drawn: Drawn) -> None:
         "accepted": spread > FLAT,
         "rejected_because": "" if spread > FLAT else f"no image: spread {spread:.4f} inside the outline",
     }
-    with atomic(folder / "facts.json") as building:
-        building.write_text(json.dumps(facts))
+    write_json(folder / "facts.json", facts)
 
 
 def _product(work: Work, entries: list[_Entry], given_up: list[str], models: dict[str, str | None]) -> Product:
@@ -264,7 +263,7 @@ def _product(work: Work, entries: list[_Entry], given_up: list[str], models: dic
 def _table(work: Work, entries: list[_Entry]) -> "pd.DataFrame":
     import pandas as pd
 
-    rows = [json.loads((work.folder / entry.name / "facts.json").read_text()) for entry in entries]
+    rows = [read_json(work.folder / entry.name / "facts.json") for entry in entries]
     for row in rows:
         row["borders"] = json.dumps(row["borders"])
     types = {"donor": "string", "donor_slice": "Int64", "edit": "string"}

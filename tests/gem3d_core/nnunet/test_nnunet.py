@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from gem3d_core.errors import BadInput, Gem3dError
+from gem3d_core.nnunet import arms
 from gem3d_core.nnunet.arms import (
     EPOCH,
     ArmSpec,
@@ -335,3 +337,48 @@ def test_a_prediction_that_a_kill_cut_short_is_not_kept(tmp_path: Path) -> None:
         predict_arm(tmp_path, model, images, out, TINY)
     assert (out / "whole.nii.gz").exists()
     assert not (out / "cut.nii.gz").exists()
+
+
+@pytest.mark.parametrize("left", [0, 9], ids=["empty", "torn"])
+def test_what_a_power_cut_tore_is_made_again_and_nothing_else(
+    left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    preprocessed = tmp_path / "preprocessed" / "Dataset001_Brain"
+    fold = tmp_path / "results" / "Dataset001_Brain" / "Gem3dTrainer__gem3dPlans__3d_fullres" / "fold_all"
+
+    def step(_workspace: Workspace, name: str, *_: object, **__: object) -> None:
+        """What nnU-Net would leave."""
+        steps.append(name)
+        preprocessed.mkdir(parents=True, exist_ok=True)
+        if name == "plan":
+            (preprocessed / "nnUNetPlans.json").write_text(planned([1.0, 1.0, 1.0], [16, 16, 16], [0, 1, 2]))
+            (preprocessed / "dataset_fingerprint.json").write_text("{}")
+        if name == "train":
+            fold.mkdir(parents=True, exist_ok=True)
+            assert sorted(fold.glob("*.pth")) == [], "nnU-Net would go on from what is torn"
+            with zipfile.ZipFile(fold / "checkpoint_final.pth", "w") as checkpoint:
+                checkpoint.writestr("weights", "w" * 100)
+
+    def run() -> Plans:
+        write_raw(tmp_path / "raw", 1, "Brain", [brain()], labels=LABELS, channel_name="T1")
+        plans = plan(tmp_path, 1)
+        assert train_arm(tmp_path, 1, plans, TINY) == fold.parent
+        return plans
+
+    monkeypatch.setattr(arms, "run_step", step)
+    first = run()
+    markers = {
+        tmp_path / "raw" / "Dataset001_Brain" / "dataset.json": [],
+        preprocessed / "planned.json": ["plan"],
+        preprocessed / "arm.sha256": ["preprocess"],
+        fold / "checkpoint_final.pth": ["train"],
+    }
+    for marker, again in markers.items():
+        steps.clear()
+        whole = marker.read_bytes()
+        marker.write_bytes(whole[:left])
+        assert run() == first
+        assert steps == again
+        assert len(marker.read_bytes()) == len(whole)
+    assert fold.exists()

@@ -18,7 +18,13 @@ def a_run(folder: Path, **changes: object) -> Run:
 
 
 def a_stage(**changes: object) -> Stage:
-    values = {"name": "encode", "module": "tasks.encode", "kind": "latents", "artifact": "N", "settings": {"a": 1}}
+    values = {
+        "name": "encode",
+        "module": "tasks.stages.encode",
+        "kind": "latents",
+        "artifact": "N",
+        "settings": {"a": 1},
+    }
     return Stage(**(values | changes))  # type: ignore[arg-type]  # plain values of a test
 
 
@@ -44,7 +50,9 @@ def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
     assert first.ref == second.ref
 
 
-@pytest.mark.parametrize("change", [{"settings": {"a": 2}}, {"seed": 1}, {"artifact": "M"}, {"module": "tasks.masks"}])
+@pytest.mark.parametrize(
+    "change", [{"settings": {"a": 2}}, {"seed": 1}, {"artifact": "M"}, {"module": "tasks.stages.masks"}]
+)
 def test_any_part_of_the_identity_makes_it_anew(tmp_path: Path, change: dict[str, object]) -> None:
     make = Maker()
     run_stage(a_run(tmp_path), a_stage(), make)
@@ -88,7 +96,7 @@ def test_seconds_of_a_stage_are_in_the_catalog(tmp_path: Path) -> None:
 
 
 def test_seconds_before_a_kill_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.stage.HEARTBEAT", 0.01)
+    monkeypatch.setattr("tasks.frame.stage.HEARTBEAT", 0.01)
 
     def slow(work: Work) -> Product:
         counted = work.folder / SECONDS

@@ -123,7 +123,7 @@ def codec_of(overrides: dict[str, object], folder: Path, kind: type[Phantoms]) -
     catalog = Catalog.open(folder / "catalog")
     work = Work(catalog, folder, Nothing())
     prepared = phantoms(catalog, prepared_artifact(catalog, folder), kind)
-    return stage._codec(work, prepared, a_run(folder / "catalog", overrides), "cpu", stage.Kept(len))
+    return stage._codec(work, prepared, a_run(folder / "catalog", overrides), "cpu", stage.BoundedCache(len))
 
 
 def test_a_pretrained_codec_reads_no_slices(tmp_path: Path) -> None:
