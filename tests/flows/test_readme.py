@@ -45,7 +45,7 @@ def test_targets_exist() -> None:
     targets = set(re.findall(r"^(\w+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
     told = {words[0] for words in _commands("make")}
     assert {"demo", "test"} <= told <= targets
-    assert targets == {"help", "setup", "demo", "test", "check", "clean"}
+    assert targets == {"help", "setup", "demo", "test", "check", "docs", "clean"}
 
 
 def test_deployments_exist() -> None:
