@@ -1,7 +1,7 @@
 """Tables of README and docs, from docs/results."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from figure_values import (
     distances,
@@ -17,7 +17,7 @@ from figure_values import (
     tables_of,
 )
 
-from gem3d_core.metrics.intervals import mean_interval
+from gem3d_core.metrics.intervals import Interval, mean_interval
 
 PAPER_TABLE_4 = {"true": "72.9%, 8.9 mm", "1x": "68.5%, 10.0 mm", "make-a-volume": "59.7%, 12.4 mm"}
 """Dice and HD95 that the paper reports on BraTS."""
@@ -37,41 +37,9 @@ Lines = Sequence[Sequence[str]]
 
 
 def table(words: Sequence[str]) -> str:
-    """A table as Markdown. Raises ValueError for a name that means nothing."""
-    match list(words):
-        case ["arms", folder]:
-            return _arms(folder)
-        case ["stages", folder]:
-            return _stages(folder)
-        case ["rows", folder, *rows]:
-            return _rows(folder, rows)
-        case ["changes", folder, *rows]:
-            return _changes(folder, rows)
-        case ["against", folder, better, *others]:
-            return _against(folder, better, others)
-        case ["findings", folder]:
-            return _findings(folder)
-        case ["continuity", folder]:
-            return _continuity(folder)
-        case ["distances"]:
-            return _distances()
-        case ["sampling"]:
-            return _sampling()
-        case ["gpu"]:
-            return _gpu()
-        case ["memory"]:
-            return _memory()
-        case ["smoke", *names]:
-            return _smoke(names)
-        case ["maisi"]:
-            return _maisi()
-        case ["files"]:
-            return _files()
-        case ["catalog"]:
-            return _catalog()
-        case ["continuation"]:
-            return _continuation()
-    raise ValueError(f"no table {' '.join(words)!r}")
+    """A table as Markdown. Raises KeyError for a name that means nothing."""
+    name, *rest = words
+    return TABLES[name](*rest)
 
 
 def _markdown(headings: Sequence[str], lines: Lines, words: int = 1) -> str:
@@ -113,7 +81,7 @@ def _cell(folder: str, row: str, measure: str) -> str:
         return "not measured"
 
 
-def _rows(folder: str, rows: Sequence[str]) -> str:
+def _rows(folder: str, *rows: str) -> str:
     measures = [m for m in MEASURES if any(_cell(folder, row, m) != "not measured" for row in rows)]
     lines = [[_title(folder, row), *(_cell(folder, row, m) for m in measures)] for row in rows]
     return _markdown(["system", *(HEADINGS[m] for m in measures)], lines)
@@ -124,26 +92,26 @@ def _title(folder: str, row: str) -> str:
     return plain.get(row, systems_of(folder)[row].title)
 
 
-def _changes(folder: str, rows: Sequence[str]) -> str:
-    """Differences to the row beside; those whose interval holds 0 in brackets."""
+def _changes(folder: str, *rows: str) -> str:
+    """Differences of rows to those that they change one thing of."""
     measures = ("ms-ssim", "lpips", "fid-axial", "fid-coronal", "fid-sagittal", "agreement")
     systems = systems_of(folder)
     lines = []
     for row in rows or [name for name, system in systems.items() if system.beside in systems]:
-        cells = [printed(found, m) if (found := _margin(folder, row, m)) else "not measured" for m in measures]
+        margins = {measure: _margin(folder, row, measure) for measure in measures}
+        cells = [printed(found, m, unit="") if found else "not measured" for m, found in margins.items()]
         lines.append([systems[row].titled("ours"), *cells])
-    headings = [HEADINGS[m].rstrip(" ↑↓") for m in measures]
-    return _markdown(["change", *headings], lines)
+    return _markdown(["change", *_differences(measures)], lines)
 
 
-def _margin(folder: str, row: str, measure: str):  # noqa: ANN202 - an interval or nothing
+def _margin(folder: str, row: str, measure: str) -> Interval | None:
     try:
         return margin_of(folder, row, measure)
     except KeyError:
         return None
 
 
-def _against(folder: str, better: str, others: Sequence[str]) -> str:
+def _against(folder: str, better: str, *others: str) -> str:
     """By how much one row is better than each of others."""
     systems = systems_of(folder)
     measures = [m for m in MEASURES if m != "agreement" or systems[better].agreement]
@@ -152,11 +120,17 @@ def _against(folder: str, better: str, others: Sequence[str]) -> str:
         cells = []
         for measure in measures:
             try:
-                cells.append(printed(margin_between(systems[better], systems[other], measure), measure))
+                cells.append(printed(margin_between(systems[better], systems[other], measure), measure, unit=""))
             except KeyError:
                 cells.append("not measured")
         lines.append([_title(folder, other), *cells])
-    return _markdown(["better than", *(HEADINGS[m].rstrip(" ↑↓→1") for m in measures)], lines)
+    return _markdown(["better than", *_differences(measures)], lines)
+
+
+def _differences(measures: Sequence[str]) -> list[str]:
+    """Headings of differences, which are better above 0 whatever the measure."""
+    points = {"agreement": ", points of Dice", "border": ", nearer to 1"}
+    return [HEADINGS[measure].rstrip(" ↑↓→1") + points.get(measure, "") for measure in measures]
 
 
 def _findings(folder: str) -> str:
@@ -186,7 +160,9 @@ def _distances() -> str:
         found = distances(volumes)
         mean = mean_interval(found)
         interval = f"{mean.mean:.3f} [{mean.low:.3f}, {mean.high:.3f}]"
-        lines.append([{"held-out": "held-out real"}.get(volumes, volumes), str(len(found)), interval, f"{min(found):.3f}"])
+        lines.append(
+            [{"held-out": "held-out real"}.get(volumes, volumes), str(len(found)), interval, f"{min(found):.3f}"]
+        )
     return _markdown(["volumes", "number", "mean distance", "smallest distance"], lines)
 
 
@@ -203,7 +179,14 @@ def _sampling() -> str:
             [name, f"{row['seconds_per_volume']:.2f}", f"{row['speedup']:.1f}", *losses, f"{row['smoothness']:.2f}"]
         )
     lines[0][0] = f"Algorithm 1: {lines[0][0]}"
-    headings = ["sampler", "seconds a volume", "times as fast", "MS-SSIM, loss in %", "LPIPS, loss in %", "roughness → 1"]
+    headings = [
+        "sampler",
+        "seconds a volume",
+        "times as fast",
+        "MS-SSIM, loss in %",
+        "LPIPS, loss in %",
+        "roughness → 1",
+    ]
     return _markdown(headings, lines)
 
 
@@ -221,11 +204,18 @@ def _memory() -> str:
         peaks = [row["sampling_peak"], row["slices_peak"], row["volume_peak"]]
         cells = [f"{p / 2**30:.1f}{' (too much)' if p > row['budget'] * 2**30 else ''}" for p in peaks]
         lines.append([row["profile"], str(row["budget"]), str(row["windows"]), *cells])
-    headings = ["profile", "budget [GiB]", "windows at once", "sampling [GiB]", "train-slices [GiB]", "tune-volume [GiB]"]
+    headings = [
+        "profile",
+        "budget [GiB]",
+        "windows at once",
+        "sampling [GiB]",
+        "train-slices [GiB]",
+        "tune-volume [GiB]",
+    ]
     return _markdown(headings, lines)
 
 
-def _smoke(names: Sequence[str]) -> str:
+def _smoke(*names: str) -> str:
     lines = []
     for name in names:
         run = measured(name)
@@ -281,5 +271,27 @@ def _continuation() -> str:
         "across key frames, smallest": "known slices and key frames, the smallest",
     }
     found = measured("continuation")["correlation"]
-    return _markdown(["way of going on", "correlation (0.9 is right)"], [[text, found[key]] for key, text in told.items()])
+    return _markdown(
+        ["way of going on", "correlation (0.9 is right)"], [[text, found[key]] for key, text in told.items()]
+    )
 
+
+TABLES: dict[str, Callable[..., str]] = {
+    "arms": _arms,
+    "stages": _stages,
+    "rows": _rows,
+    "changes": _changes,
+    "against": _against,
+    "findings": _findings,
+    "continuity": _continuity,
+    "distances": _distances,
+    "sampling": _sampling,
+    "gpu": _gpu,
+    "memory": _memory,
+    "smoke": _smoke,
+    "maisi": _maisi,
+    "files": _files,
+    "catalog": _catalog,
+    "continuation": _continuation,
+}
+"""What prints a table, by its name; it gets the words that follow."""

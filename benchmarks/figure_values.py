@@ -4,14 +4,13 @@ import csv
 import json
 import re
 import statistics
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 from provenance import RESULTS
 
 from gem3d_core.metrics.intervals import Interval, mean_interval
-from gem3d_core.spec.terms import PLANES
+from gem3d_core.spec.terms import PLANES, Plane
 from gem3d_core.study.claims import OF_CHANGES
 from gem3d_core.study.record import system_from
 from gem3d_core.study.rows import System
@@ -19,6 +18,8 @@ from gem3d_core.study.rows import System
 Json = dict[str, Any]
 DIGITS = {"ms-ssim": 3, "lpips": 3, "border": 2, "agreement": 1}
 """Decimal places by measure; FID and Dice have one, smoothness, precision and recall two."""
+PAPER_WINDOWS = (150_000 * 8, 50_000 * 8)
+"""Windows that the paper's two stages see: steps times batch."""
 VOLUMES = {"synthetic": "synthetic", "held-out": "held-out real"}
 
 
@@ -100,7 +101,7 @@ def score_of(folder: str, row: str, measure: str) -> Interval:
     return mean_interval(list(values.values()))
 
 
-def _plane(name: str) -> Any:
+def _plane(name: str) -> Plane:
     return next(plane for plane in PLANES if plane == name)
 
 
@@ -121,18 +122,35 @@ def margin_between(better: System, worse: System, measure: str) -> Interval:
     return found
 
 
-def printed(found: Interval, measure: str, *, interval: bool = True) -> str:
-    """`0.591 [0.579, 0.603]`, with a percent sign where it is one."""
+def printed(found: Interval, measure: str, *, interval: bool = True, unit: str | None = None) -> str:
+    """`0.591 [0.579, 0.603]`, with a percent sign where it is a Dice, or with another unit."""
     kind = measure.partition("-")[0]
     digits = DIGITS.get(measure, 2 if kind in {"smoothness", "precision", "recall"} else 1)
-    text = f"{found.mean:.{digits}f}{'%' if measure == 'agreement' else ''}"
+    sign = "%" if measure == "agreement" else ""
+    text = f"{found.mean:.{digits}f}{sign if unit is None else unit}"
     if found.low is None or found.high is None or not interval:
         return text
     return f"{text} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
 
 
-def of_claims(folder: str, which: str, verdict: str) -> str:
+def peak(folder: str) -> str:
+    """The most memory that a run's processes held together."""
+    return f"{measured(folder)['peak_memory_gib']:.1f} GiB"
+
+
+def of_run(folder: str, *metric: str) -> str:
+    """A metric of a run's summary, by its name there."""
+    return f"{measured(folder)['metrics'][' '.join(metric)]:.1f}"
+
+
+def training_speedup() -> str:
+    """How many times as fast a step on stored latents is as the literal one."""
+    return f"{measured('training')['speedup']:.0f}"
+
+
+def of_claims(folder: str, which: str, *words: str) -> str:
     """How many of the paper's findings or of our aims were judged, or judged so."""
+    verdict = " ".join(words)
     kept = [c for c in tables_of(folder)["claims"] if (c["source"] == "our aim") == (which == "aims")]
     return str(sum(not verdict or claim["verdict"] == verdict for claim in kept))
 
@@ -149,10 +167,10 @@ def privacy(volumes: str, which: str) -> str:
     return f"{statistics.fmean(found) if which == 'mean' else min(found):.3f}"
 
 
-def of_sampling(run: str, words: Sequence[str]) -> str:
+def of_sampling(run: str, *words: str) -> str:
     """Of a run of `gem3d bench sampling`: times as fast, seconds a volume, or the paired loss in %."""
     found = measured("sampling")[run]
-    match list(words):
+    match words:
         case ["speedup"]:
             return f"{found['speedup']:.0f}"
         case ["seconds", "ours" | "reference" as which]:
@@ -171,12 +189,15 @@ def gpu_row(what: str) -> Json:
     return next(row for row in rows if row["what"].startswith(start) and row["what"].endswith(end))
 
 
-def of_gpu(words: Sequence[str]) -> str:
-    """Seconds and memory of the paper's size on a GPU."""
+def of_gpu(*words: str) -> str:
+    """Seconds and memory of the paper's size on a GPU; hours of its trainings, computed from the seconds of a step."""
     one = gpu_row("ours...1 at once")
     four = gpu_row("ours...4 at once, compiled")
     stages = [gpu_row(f"training, stage {stage}") for stage in (1, 2)]
+    hours = [stage["seconds"] * windows / 3600 for stage, windows in zip(stages, PAPER_WINDOWS, strict=True)]
     known = {
+        "hours stage-1": f"{hours[0]:.0f} h",
+        "hours stage-2": f"{hours[1]:.0f} h",
         "seconds": f"{one['seconds']:.0f} s",
         "seconds compiled": f"{gpu_row('ours...1 at once, compiled')['seconds']:.1f} s",
         "memory": f"{one['peak_gib']:.1f} GiB",
@@ -185,17 +206,6 @@ def of_gpu(words: Sequence[str]) -> str:
         "training memory": f"{max(stage['peak_gib'] for stage in stages):.1f} GiB",
     }
     return known[" ".join(words)]
-
-
-def paper_hours(stage: int, steps: int, windows: int) -> str:
-    """Hours that a stage of the paper takes on one GPU, computed from the seconds of a step of one window."""
-    return f"{gpu_row(f'training, stage {stage}')['seconds'] * steps * windows / 3600:.0f} h"
-
-
-def mega(folder: str, row: str) -> str:
-    """Parameters of the network that draws volumes, in millions."""
-    cost = systems_of(folder)[row].cost
-    return f"{cost.parameters / 1e6:.1f} M" if cost else "-"
 
 
 def made(name: str) -> str:

@@ -1,6 +1,6 @@
 """Write the numbers of README and docs from docs/results: whatever stands in a marked place is replaced.
 
-A place is `<!-- figure: NAME -->anything<!-- /figure -->`. NAME is a few words, which `figure` below reads, such as
+A place is `<!-- figure: NAME -->anything<!-- /figure -->`. NAME is a few words, which `FIGURES` below reads, such as
 `dice hippocampus-cpu 1x` or `score hippocampus-cpu ours ms-ssim`. After a new measurement:
 
     python benchmarks/figures.py            fill every place anew
@@ -10,23 +10,24 @@ A place is `<!-- figure: NAME -->anything<!-- /figure -->`. NAME is a few words,
 import argparse
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from figure_tables import table
 from figure_values import (
     made,
     margin_of,
-    measured,
-    mega,
     minutes,
     of_claims,
     of_gpu,
     of_report,
+    of_run,
     of_sampling,
-    paper_hours,
+    peak,
     printed,
     privacy,
     score_of,
+    training_speedup,
 )
 from provenance import ROOT
 
@@ -35,44 +36,30 @@ GENERATED = {"report.md", "tables.md"}
 """Pages that other scripts write whole."""
 
 
+FIGURES: dict[str, Callable[..., str]] = {
+    "made": made,
+    "dice": lambda folder, arm: of_report(folder, arm, "dice"),
+    "hd95": lambda folder, arm: of_report(folder, arm, "hd95"),
+    "minutes": minutes,
+    "peak": peak,
+    "run": of_run,
+    "score": lambda folder, row, measure: printed(score_of(folder, row, measure), measure),
+    "mean": lambda folder, row, measure: printed(score_of(folder, row, measure), measure, interval=False),
+    "better": lambda folder, row, measure: printed(margin_of(folder, row, measure), measure, unit=""),
+    "claims": of_claims,
+    "distance": privacy,
+    "sampling": of_sampling,
+    "gpu": of_gpu,
+    "training-speedup": training_speedup,
+    "table": lambda *words: f"\n\n{table(words)}\n\n",
+}
+"""What prints a figure, by the first word of its name; it gets the others."""
+
+
 def figure(name: str) -> str:
-    """The text of a figure. Raises ValueError for a name that means nothing, KeyError for a row that is not there."""
-    match name.split():
-        case ["made", folder]:
-            return made(folder)
-        case ["dice" | "hd95" as what, folder, arm]:
-            return of_report(folder, arm, what)
-        case ["minutes", folder]:
-            return minutes(folder)
-        case ["run", *words]:
-            return f"{measured('hippocampus-cpu')['metrics'][' '.join(words)]:.1f}"
-        case ["peak", folder]:
-            return f"{measured(folder)['peak_memory_gib']:.1f} GiB"
-        case ["score", folder, row, measure]:
-            return printed(score_of(folder, row, measure), measure)
-        case ["mean", folder, row, measure]:
-            return printed(score_of(folder, row, measure), measure, interval=False)
-        case ["better", folder, row, measure]:
-            return printed(margin_of(folder, row, measure), measure)
-        case ["claims", folder, "aims" | "findings" as which, *verdict]:
-            return of_claims(folder, which, " ".join(verdict))
-        case ["distance", volumes, "mean" | "smallest" as which]:
-            return privacy(volumes, which)
-        case ["sampling", run, *words]:
-            return of_sampling(run, words)
-        case ["gpu", "hours", "stage-1"]:
-            return paper_hours(1, 150_000, 8)
-        case ["gpu", "hours", "stage-2"]:
-            return paper_hours(2, 50_000, 8)
-        case ["gpu", *words]:
-            return of_gpu(words)
-        case ["training", "speedup"]:
-            return f"{measured('training')['speedup']:.0f}"
-        case ["parameters", folder, row]:
-            return mega(folder, row)
-        case ["table", *words]:
-            return f"\n\n{table(words)}\n\n"
-    raise ValueError(f"no figure {name!r}: see benchmarks/figures.py")
+    """The text of a figure. Raises KeyError for a name or a row that is not there, TypeError for words too many."""
+    what, *words = name.split()
+    return FIGURES[what](*words)
 
 
 def filled(text: str, where: str) -> str:
@@ -82,7 +69,7 @@ def filled(text: str, where: str) -> str:
         name = found.group(1)
         try:
             return f"<!-- figure: {name} -->{figure(name)}<!-- /figure -->"
-        except (KeyError, ValueError, StopIteration) as error:
+        except (KeyError, TypeError, ValueError, StopIteration) as error:
             sys.exit(f"{where}: figure {name!r}: {error!r}")
 
     return PLACE.sub(place, text)

@@ -1,7 +1,7 @@
 """What mkdocs calls while it builds: pages are filled with what the code itself says, so that nobody copies it by hand.
 
-A page says where with `<!-- generated: NAME -->` on a line of its own, and `<!-- include: FILE -->` takes over a file of
-the project's root. Marks of figures (benchmarks/figures.py) are taken out.
+A page says where by `<!-- generated: NAME -->` on a line of its own; `<!-- include: FILE -->` takes over a file of the
+project's root. Marks of figures (benchmarks/figures.py) are taken out.
 """
 
 import re
@@ -46,7 +46,9 @@ GENERATED = {
 def on_page_markdown(markdown: str, page: "Page", config: "MkDocsConfig", files: "Files") -> str:  # noqa: ARG001
     """The page with all that it asks for."""
     text = re.sub(r"^<!-- include: (\S+) -->$", lambda found: included(found.group(1)), markdown, flags=re.MULTILINE)
-    text = re.sub(r"^<!-- generated: ([\w ]+) -->$", lambda found: GENERATED[found.group(1)](), text, flags=re.MULTILINE)
+    text = re.sub(
+        r"^<!-- generated: ([\w ]+) -->$", lambda found: GENERATED[found.group(1)](), text, flags=re.MULTILINE
+    )
     text = re.sub(r"<!-- /?figure[^>]*-->", "", text)
     return re.sub(r"(?<=[\d%m] )(\\?\[-?[\d.]+), (-?[\d.]+)", r"\1,&nbsp;\2", text)  # an interval stays on one line
 

@@ -1,6 +1,7 @@
 """Tables of what ships as YAML: profiles, systems, rows of the tables, deployments and the stages among them."""
 
 import re
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,10 @@ def details_of(folder: str) -> str:
 
 def rows_table() -> str:
     """The rows of `gem3d tables`."""
-    rows = [(f"`{row.name}`", row.titles.get("ours", row.title), f"`{row.beside}`" if row.beside else "") for row in table_rows()]
+    rows = [
+        (f"`{row.name}`", row.titles.get("ours", row.title), f"`{row.beside}`" if row.beside else "")
+        for row in table_rows()
+    ]
     return _table(("row", "what it is", "set beside"), rows)
 
 
@@ -44,7 +48,9 @@ def stages_table() -> str:
     for deployment in _deployments():
         stage = re.fullmatch(r"Stage (\d+): (.*)\.", deployment["description"])
         if stage:
-            rows.append((stage.group(1), f"`{deployment['name']}`", stage.group(2).replace("->", "→"), _queue(deployment)))
+            rows.append(
+                (stage.group(1), f"`{deployment['name']}`", stage.group(2).replace("->", "→"), _queue(deployment))
+            )
     return _table(("", "stage", "from → to", "runs on"), rows)
 
 
@@ -64,7 +70,7 @@ def fetch_table() -> str:
     return _table(("name", "address"), [(f"`{name}`", f"`{source['url']}`") for name, source in sources.items()])
 
 
-def _table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, ("---",) * len(headings), *rows))
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
+from itertools import pairwise
 from types import ModuleType, NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -13,7 +14,7 @@ from pydantic import BaseModel
 
 from configs.schema import Config
 
-WORDS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+WORDS: dict[object, str] = {int: "whole number", float: "number", str: "text", bool: "true or false", NoneType: "none"}
 BY_PROFILE = "by the profile"
 """Where a field has no default of its own."""
 
@@ -69,16 +70,12 @@ def _bare(kind: object) -> object:
 
 def _defaults(section: type) -> Iterator[tuple[str, object]]:
     if issubclass(section, BaseModel):
-        for name, field in section.model_fields.items():
-            yield name, BY_PROFILE if field.is_required() else field.get_default(call_default_factory=True)
-        return
-    for field in fields(section):
-        if field.default is not MISSING:
-            yield field.name, field.default
-        elif field.default_factory is not MISSING:
-            yield field.name, field.default_factory()
-        else:
-            yield field.name, BY_PROFILE
+        for name, told in section.model_fields.items():
+            yield name, BY_PROFILE if told.is_required() else told.get_default(call_default_factory=True)
+    elif is_dataclass(section):
+        for field in fields(section):
+            made = field.default if field.default_factory is MISSING else field.default_factory()
+            yield field.name, BY_PROFILE if made is MISSING else made
 
 
 def _docstrings(section: type) -> Iterator[tuple[str, str]]:
@@ -101,11 +98,11 @@ def _docstrings(section: type) -> Iterator[tuple[str, str]]:
 
 
 def _told(body: list[ast.stmt], kind: type[ast.AnnAssign] | type[ast.Assign]) -> Iterator[tuple[str, str]]:
-    for node, after in zip(body, body[1:], strict=False):
+    for node, after in pairwise(body):
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-        if isinstance(node, kind) and isinstance(target, ast.Name) and isinstance(after, ast.Expr):
-            if isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
-                yield target.id, " ".join(after.value.value.split())
+        told = after.value if isinstance(after, ast.Expr) else None
+        if isinstance(node, kind) and isinstance(target, ast.Name) and isinstance(told, ast.Constant):
+            yield target.id, " ".join(str(told.value).split())
 
 
 @cache
@@ -115,28 +112,29 @@ def _tree(module: ModuleType) -> ast.Module:
 
 def _table(settings: list[Setting]) -> list[str]:
     rows = [(f"`{s.name}`", _kind(s.kind), _default(s.default), s.told.replace("|", "\\|")) for s in settings]
-    return ["| key | values | default | what it does |", "| --- | --- | --- | --- |", *(f"| {' | '.join(r)} |" for r in rows)]
+    heading = ["| key | values | default | what it does |", "| --- | --- | --- | --- |"]
+    return [*heading, *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def _kind(kind: Any) -> str:
-    """A type in words: `Literal["a", "b"]` is `a`, `b`."""
+    """A type in words: `Literal["a", "b"]` is `a`, `b`. Raises TypeError for one that has none."""
     kind = _bare(kind)
-    origin, arguments = get_origin(kind), get_args(kind)
     if kind in WORDS:
         return WORDS[kind]
-    if kind is NoneType:
-        return "none"
-    if origin is Literal:
-        return ", ".join(f"`{choice}`" for choice in arguments)
-    if origin in {Union, UnionType}:
-        return ", or ".join(_kind(one) for one in arguments)
-    if origin is tuple and arguments[-1] is Ellipsis:
-        return f"list of {_kind(arguments[0])}s"
-    if origin is tuple:
-        return f"{len(arguments)} {_kind(arguments[0])}s"
-    if origin is dict:
-        return f"{_kind(arguments[1])} for each of: {_kind(arguments[0])}"
-    raise TypeError(f"settings reference: no words for the type {kind}")
+    arguments = get_args(kind)
+    match get_origin(kind):
+        case origin if origin is Literal:
+            told = ", ".join(f"`{choice}`" for choice in arguments)
+        case origin if origin in {Union, UnionType}:
+            told = ", or ".join(_kind(one) for one in arguments)
+        case origin if origin is tuple:
+            many = "list of" if arguments[-1] is Ellipsis else str(len(arguments))
+            told = f"{many} {_kind(arguments[0])}s"
+        case origin if origin is dict:
+            told = f"{_kind(arguments[1])} for each of: {_kind(arguments[0])}"
+        case _:
+            raise TypeError(f"settings reference: no words for the type {kind}")
+    return told
 
 
 def _default(value: object) -> str:
