@@ -84,6 +84,7 @@ def minutes(folder: str) -> str:
     return f"{whole // 60} h {whole % 60} min" if whole >= 60 else f"{whole} min"
 
 
+@cache
 def score_of(folder: str, row: str, measure: str) -> Interval:
     """A measure of a row of the tables. Raises KeyError for a row or a measure that is not there."""
     system = systems_of(folder)[row]
@@ -105,6 +106,7 @@ def _plane(name: str) -> Plane:
     return next(plane for plane in PLANES if plane == name)
 
 
+@cache
 def margin_of(folder: str, row: str, measure: str) -> Interval:
     """By how much a row is better than the one that it changes one thing of, in the measure's own units."""
     systems = systems_of(folder)
