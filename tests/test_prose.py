@@ -30,7 +30,7 @@ def sentences(text: str) -> Iterator[str]:
     """The sentences of a page: without code, comments, tables, headings, directives, pictures and addresses."""
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r"^(?P<indent> *)```.*?^(?P=indent)```", "", text, flags=re.DOTALL | re.MULTILINE)
-    text = re.sub(r"`[^`]*`", "code", text)
+    text = re.sub(r"`[^`]*`", "Code", text)
     text = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", text)
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
     blocks: list[str] = [""]
@@ -122,7 +122,7 @@ gem3d code
 <!-- a comment -->
 """
     assert list(sentences(page)) == [
-        "A first sentence with code and words.",
+        "A first sentence with Code and words.",
         "A second one goes on here: it ends.",
         "an item",
         "another (with 95% [0.1, 0.2])",

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,9 @@ def _text(folder: str, name: str) -> str:
 
 
 def _first_comment(folder: str, name: str) -> str:
-    return _text(folder, name).splitlines()[0].removeprefix("#").strip()
+    """The first sentence of the comment that a file begins with."""
+    lines = takewhile(lambda line: line.startswith("#"), _text(folder, name).splitlines())
+    return re.split(r"(?<=\.)\s", " ".join(line.removeprefix("#").strip() for line in lines))[0]
 
 
 def _deployments() -> list[dict[str, Any]]:

@@ -1,6 +1,9 @@
 """References of the site are made from the code: all of it is there, and pages ask for what can be made."""
 
 import re
+import subprocess
+import sys
+import tomllib
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -75,6 +78,26 @@ def test_nothing_comes_from_outside() -> None:
     assert settings["theme"]["font"] is False
     assert "extra_javascript" not in settings
     assert "://" not in (ROOT / "docs" / "assets" / "extra.css").read_text()
+
+
+def test_one_version_everywhere() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert newest.group(1) == version
+
+
+FORMS = [(file.name, "github-issue-forms") for file in sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml"))]
+
+
+@pytest.mark.parametrize(("name", "schema"), [*FORMS, ("CITATION.cff", "citation-file-format")])
+def test_forms_and_citation_follow_their_schemas(name: str, schema: str) -> None:
+    pytest.importorskip("check_jsonschema", reason="the schemas come with check-jsonschema")
+    file = next(path for path in (ROOT / name, ROOT / ".github" / "ISSUE_TEMPLATE" / name) if path.exists())
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def test_environment_variables_are_explained() -> None:
