@@ -71,7 +71,7 @@ def _stages(folder: str) -> str:
 
 
 PARTS = {"fidelity": "`evaluate`: scores of the volumes", "downstream": "`evaluate`: nnU-Net"}
-"""Of stage 11, whose parts the report times one by one."""
+"""Parts of stage 11, which the report times one by one."""
 
 
 def _cell(folder: str, row: str, measure: str) -> str:
@@ -88,7 +88,12 @@ def _rows(folder: str, *rows: str) -> str:
 
 
 def _title(folder: str, row: str) -> str:
-    plain = {"ours": "GEM-3D, our default", "paper": "GEM-3D, the paper's configuration", "codec-mask": "codec mask"}
+    plain = {
+        "ours": "GEM-3D, our default",
+        "ours-10": "our default, sampled with 10 steps",
+        "paper": "GEM-3D, the paper's configuration",
+        "codec-mask": "our default, mask through the codec",
+    }
     return plain.get(row, systems_of(folder)[row].title)
 
 

@@ -170,7 +170,7 @@ def privacy(volumes: str, which: str) -> str:
 
 
 def of_sampling(run: str, *words: str) -> str:
-    """Of a run of `gem3d bench sampling`: times as fast, seconds a volume, or the paired loss in %."""
+    """Print of a run of `gem3d bench sampling`: times as fast, seconds a volume, or the paired loss in %."""
     found = measured("sampling")[run]
     match words:
         case ["speedup"]:
