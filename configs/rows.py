@@ -67,7 +67,7 @@ def table_rows(names: Iterable[str] | None = None) -> tuple[TableRow, ...]:
 
 
 SHARED = ("resample.solver", "resample.steps", "resample.eta")
-"""Of what systems set, what may be set for all rows instead."""
+"""Settings of systems that may be set for all rows instead."""
 FIXED = {
     "system": "choose among the rows",
     "generator": "choose among the rows",

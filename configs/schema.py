@@ -72,6 +72,7 @@ class Evaluate(Section):
     """Stage 11."""
 
     fidelity: bool = True
+    """Score likeness to real volumes, continuity and distances to the training volumes."""
     features: Literal["efficientnet-lite0", "radimagenet-resnet50"] = "efficientnet-lite0"
     """Network whose features FID compares; radimagenet-resnet50 [paper] needs its file in the weights folder."""
     fid_volumes: int | None = Field(None, ge=1)
@@ -109,7 +110,7 @@ class Tables(Section):
     batch: dict[TrainingStage, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     """Windows a step of a training, where not the profile's: short trainings learn more from many small steps."""
     learning_rate: dict[TrainingStage, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-    """Of a training, where not the profile's."""
+    """Learning rate of a training, where not the profile's."""
     slower: dict[str, Annotated[float, Field(ge=1)]] = Field(default_factory=dict)
     """By row, how many times as long its training steps take as those of `paper`: so many times fewer are made."""
 
@@ -118,6 +119,7 @@ class Runtime(Section):
     """Where and how fast, never what: no stage's identity depends on these."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU where there is one."""
     workers: int | None = Field(None, ge=1)
     """Threads for reading, preparing and writing; processes of nnU-Net's planning. None: as many as cores."""
     processes: int | None = Field(None, ge=1)
@@ -153,12 +155,14 @@ class Config(Section):
     """Everything that a run depends on, besides the dataset itself."""
 
     profile: str
+    """The profile that all else is laid over; `--profile` chooses it."""
     system: str = "gem3d"
     """A system of the paper; what configs/systems/NAME.yaml says is set before all that is set by hand."""
     generator: Literal["volume", "slice", "whole"] = "volume"
     """Which network draws volumes: the volume model [paper], the slice model without volumetric tuning (Appendix
     C.2), or a 3D network on whole volumes, which `tune_volume` trains from scratch."""
     seed: int = Field(0, ge=0)
+    """Seed of the trainings, and of all draws after them unless `--seed` names another."""
     data: Data = Data()
     prepare: PrepareSpec = PrepareSpec()
     codec: CodecSpec = CodecSpec()

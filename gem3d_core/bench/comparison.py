@@ -57,7 +57,7 @@ class Yardstick:
 
 
 def yardstick(literal: Results, by_the_fast_path: Results) -> Yardstick:
-    """Of what was drawn to the letter and, where that was not all, of the others by the fast path at its settings."""
+    """The yardstick: volumes sampled to the letter and, where these are not all, the others by the fast path."""
     seconds = sum(m.seconds for m in literal.values()) / len(literal)
     return Yardstick(seconds, {**by_the_fast_path, **literal})
 

@@ -18,7 +18,7 @@ from gem3d_core.spec.method import SampleSpec
 
 @dataclass(frozen=True)
 class Scores:
-    """Of a drawn volume against the true one: MS-SSIM, LPIPS (None: not available), and both continuity measures.
+    """Scores of a sampled volume against the true one: MS-SSIM, LPIPS (None: not available), both continuity measures.
 
     border: difference of neighbouring slices at borders of windows over that inside (None: no border). smoothness: that
     of all neighbours over the true volume's, mean of the three planes.
@@ -31,7 +31,7 @@ class Scores:
 
 
 Score = Callable[[str, np.ndarray, tuple[int, ...]], Scores]
-"""Of a volume, by name, slices (Z, H, W) in [-1, 1] and window borders."""
+"""Scores a volume, given its name, slices (Z, H, W) in [-1, 1] and window borders."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Measured:
 
 
 Results = Mapping[tuple[str, int], Measured]
-"""Of one method, by case and seed."""
+"""What was measured of one method, by case and seed."""
 
 
 @dataclass

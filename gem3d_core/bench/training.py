@@ -25,9 +25,9 @@ from gem3d_core.training.loop import train
 from gem3d_core.training.models import Training, train_slice_model
 
 PAPER_SCALE = 0.18215
-"""Of the KL-f8 latents [release]."""
+"""Scale of the KL-f8 latents [release]."""
 VOLUMES, DEPTH = 2, 24
-"""Of the random dataset that is trained on: what the numbers are does not change how long a step takes."""
+"""Volumes and slices of the random dataset; what its numbers are does not change how long a step takes."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class TrainingCase:
 
 @dataclass(frozen=True)
 class Pace:
-    """Of one way to train, of the steps after the first; first_loss: of the first.
+    """Pace of one way to train, over the steps after the first; first_loss: of the first.
 
     flops_per_second: operations of the matrix products and convolutions of a step, forward and backward, a second.
     """

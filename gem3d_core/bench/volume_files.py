@@ -17,7 +17,7 @@ from gem3d_core.report.document import Column, Table
 from gem3d_core.scans.volumes import DEFLATE_LEVEL, Volume, read_volume, write_nifti
 
 TRIALS = 3
-"""Of each measurement, of which the shortest counts."""
+"""Trials of each measurement; the shortest counts."""
 METHODS: Mapping[str, Callable[[bytes], bytes]] = {
     **{f"gzip {level}": partial(gzip.compress, compresslevel=level, mtime=0) for level in (1, 3, 6, 9)},
     "igzip 1": partial(igzip.compress, compresslevel=1, mtime=0),

@@ -20,17 +20,17 @@ from gem3d_core.networks.slices import SliceNetwork, WindowNetwork
 from gem3d_core.spec.method import NetworkFacts
 
 Arguments: TypeAlias = tuple[tuple[Tensor | Conditions, ...], dict[str, Tensor]]
-"""Of a call of a network, by place and by name."""
+"""Arguments of a call of a network, by place and by name."""
 
 OVERHEAD = 2.0
 """Memory that is taken over what tensors need: kernels' own space, blocks that do not fit into each other. Measured
 on two CPU cores: 1.3 to 1.8; once 2.1, in a process that had run a thousand tests before."""
 MOST_WINDOWS = 64
-"""Of a call: more gain nothing, and all the volumes that they belong to would be lost in a kill."""
+"""Most windows of a call: more gain nothing, and a kill would lose all the volumes that they belong to."""
 CODEC_SHARE = 0.25
-"""Of the memory beside the weights, for a codec that decodes while windows are drawn."""
+"""Share of the memory beside the weights that a codec gets which decodes while windows are sampled."""
 PROCESS_BYTES = 2**30
-"""Of a process before it has a network: the libraries, or a GPU's context."""
+"""Bytes of a process before it has a network: the libraries, or a GPU's context."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def live_step_bytes(module: nn.Module, call: Callable[[], Arguments]) -> int:
 
 
 def weight_bytes(module: nn.Module) -> int:
-    """Of parameters and buffers."""
+    """Bytes of parameters and buffers."""
     return sum(t.numel() * t.element_size() for t in chain(module.parameters(), module.buffers()))
 
 
@@ -132,7 +132,7 @@ def largest_batch(one: float, two: float, budget: float) -> int:
 
 
 def blank_arguments(facts: NetworkFacts, slices: int, size: tuple[int, int]) -> tuple[Tensor, Tensor, Conditions]:
-    """Of a call on `slices` latents (h, w): zeros."""
+    """Arguments of a call on `slices` latents (h, w): zeros."""
     x, condition = torch.zeros(slices, facts.latent_channels, *size), facts.condition
     mask, per_slice = torch.zeros(slices, facts.mask_channels, *size), torch.ones(slices)
     conditions = Conditions(mask, x if condition.informed else None, per_slice, per_slice)

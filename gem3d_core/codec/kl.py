@@ -62,7 +62,7 @@ class KL:
 
 
 PAPER_WIDTHS, PAPER_LAYERS = (128, 256, 512, 512), 2
-"""Of latent diffusion's KL-f8 (83.7 M parameters), the paper's codec."""
+"""Widths and layers of latent diffusion's KL-f8 (83.7 M parameters), the paper's codec."""
 
 
 def autoencoder(widths: tuple[int, ...], layers: int = 1) -> AutoencoderKL:
@@ -80,7 +80,7 @@ def autoencoder(widths: tuple[int, ...], layers: int = 1) -> AutoencoderKL:
 
 
 def trained_widths(spec: CodecSpec) -> tuple[int, ...]:
-    """Of the autoencoder that is trained here."""
+    """Widths of the autoencoder that is trained here."""
     return (spec.base_channels, spec.base_channels, 2 * spec.base_channels, 2 * spec.base_channels)
 
 

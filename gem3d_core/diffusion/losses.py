@@ -38,7 +38,7 @@ class Example:
     judge: Judge | None = None
     """Where one is trained too."""
     share: float = 1.0
-    """Of the batch; those of its pieces add up to 1."""
+    """Share of the batch; the shares of its pieces add up to 1."""
 
 
 Loss = Callable[[Example], Tensor]

@@ -12,7 +12,7 @@ from gem3d_core.errors import Gem3dError
 T = TypeVar("T")
 
 IN_WORDS = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-"""Of a CPU's allocator, of CUDA itself, and of its libraries, whose errors have no class of their own."""
+"""Words of a CPU's allocator, of CUDA itself and of its libraries, whose errors have no class of their own."""
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

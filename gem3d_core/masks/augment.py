@@ -256,7 +256,7 @@ def _margin(edit: Edit, layer: Labels, spacing_mm: Triple) -> list[tuple[int, in
 
 
 def _centroid_mm(layer: Labels, spacing_mm: Triple) -> NDArray[np.float64]:
-    """Of the voxels above 0, from the first voxel's centre; the middle of the volume where there are none."""
+    """Centroid of the voxels above 0, from the first voxel's centre; the volume's middle where there are none."""
     sums = [(layer > 0).sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
     if not sums[0].any():
         return np.array([(n - 1) / 2 * step for n, step in zip(layer.shape, spacing_mm, strict=True)])

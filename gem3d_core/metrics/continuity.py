@@ -16,7 +16,7 @@ from gem3d_core.metrics.frechet import Volume, plane_slices
 from gem3d_core.spec.terms import PLANES, Plane
 
 Differences = Mapping[Plane, NDArray[np.float64]]
-"""Of one volume, by plane: the mean absolute difference of each pair of neighbouring slices (slices - 1,)."""
+"""Mean absolute differences of neighbouring slices (slices - 1,) of one volume, by plane."""
 
 
 def slice_differences(volume: Volume, plane: Plane = "axial") -> NDArray[np.float64]:

@@ -31,7 +31,7 @@ class Moments:
 
     @classmethod
     def of(cls, features: NDArray[np.floating]) -> Moments:
-        """Of (N, D) feature vectors, N >= 1."""
+        """Moments of (N, D) feature vectors, N >= 1."""
         values = features.astype(np.float64)
         mean = values.mean(axis=0)
         centred = values - mean

@@ -17,9 +17,9 @@ Vectors = NDArray[np.floating]
 KEPT = 4000
 """Slices of a set and plane that are kept for these scores, drawn at random."""
 SUBSETS, SUBSET = 100, 1000
-"""Of KID: how many pairs of subsets, and the largest size of one [Binkowski et al.]."""
+"""KID's number of pairs of subsets, and the largest size of one [Binkowski et al.]."""
 NEIGHBOUR = 3
-"""Of precision and recall: which neighbour's distance is the radius of a vector [Kynkaanniemi et al.]."""
+"""Which neighbour's distance is the radius of a vector in precision and recall [Kynkaanniemi et al.]."""
 BLOCK = 1000
 """Vectors whose distances are held at once."""
 
@@ -38,11 +38,11 @@ class Sample:
 
     @classmethod
     def of(cls, vectors: Vectors, volume: str, rng: np.random.Generator) -> Sample:
-        """Of the vectors of some slices of one volume."""
+        """The sample that holds the vectors of some slices of one volume."""
         return _kept(vectors.astype(np.float32), np.full(len(vectors), volume), rng.random(len(vectors)))
 
     def join(self, other: Sample) -> Sample:
-        """Of both."""
+        """The sample that holds the vectors of both."""
         return _kept(
             np.concatenate([self.vectors, other.vectors]),
             np.concatenate([self.volumes, other.volumes]),

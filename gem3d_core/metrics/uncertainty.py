@@ -73,7 +73,7 @@ def _weights(volumes: Names, resamples: int, seed: int) -> tuple[NDArray[np.intp
 
 
 def _distance(shifted: Matrix, turned: Matrix, spread: float, weights: Matrix) -> float:
-    """Of vectors less the real mean, and of those times the root of the real covariance, weighted to N in all."""
+    """Frechet distance of vectors less the real mean (and those times the real covariance's root), weighted to N."""
     n = len(weights)
     weights = weights * (n / weights.sum())
     mean = weights @ shifted / n

@@ -109,7 +109,7 @@ def _skip_widths(unet: UNet2DModel) -> list[int]:
 
 
 def _embedding(unet: UNet2DModel, t: Tensor, labels: Tensor | None) -> Tensor:
-    """Of the timestep and, where there is one, the slice offset, as `UNet2DModel.forward` makes it."""
+    """Embed the timestep and, where there is one, the slice offset, as `UNet2DModel.forward` does."""
     embedding: Tensor = unet.time_embedding(unet.time_proj(t).to(unet.dtype))
     return embedding if labels is None else embedding + unet.class_embedding(unet.time_proj(labels).to(unet.dtype))
 

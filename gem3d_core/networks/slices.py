@@ -20,7 +20,7 @@ from gem3d_core.networks.conditions import Conditions
 from gem3d_core.spec.method import NetworkFacts, UNetSpec
 
 Backend: TypeAlias = str | Callable[..., Callable[..., Any]]
-"""Of torch.compile: a name, or a function of a graph and its example inputs."""
+"""Backend of torch.compile: a name, or a function of a graph and its example inputs."""
 POSITION_EMBEDDING = 128
 """Width of the sinusoid of 1000 p [release]."""
 
@@ -126,7 +126,7 @@ class WindowNetwork(nn.Module):
 
     facts: NetworkFacts
     layout = torch.channels_last
-    """Of weights, in which convolutions are fastest."""
+    """Memory layout of weights in which convolutions are fastest."""
     fixed_batch = False
     """Whether every call must be of one size."""
 

@@ -164,7 +164,7 @@ def train_arm(
 
 
 def model_files(model: Path) -> dict[str, Path]:
-    """Of the folder of `train_arm`, what `predict_arm` reads, by name within it."""
+    """The files in the folder of `train_arm` that `predict_arm` reads, by their names within it."""
     names = ("plans.json", "dataset.json", DIGEST, "fold_all/checkpoint_final.pth")
     return {name: model / name for name in names}
 

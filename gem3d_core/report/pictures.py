@@ -104,7 +104,7 @@ def across_border(rows: Sequence[PictureRow], border: int, path: Path) -> Path:
 
 
 def shared_border(borders: Sequence[Collection[int]], Z: int) -> int | None:
-    """Of the borders of several volumes of Z slices, one that all have, nearest to the middle, for `across_border`."""
+    """The border nearest to the middle that several volumes of Z slices all have, for `across_border`."""
     shared = set(range(1, Z - 2)).intersection(*borders)
     return min(shared, key=lambda k: (abs(k - Z / 2), k), default=None)
 

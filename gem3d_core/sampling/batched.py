@@ -164,7 +164,7 @@ def _draw(
 def _conditions(
     windows: list[tuple[_Volume, Window]], spec: ConditionSpec, known: Pinned | None, device: torch.device
 ) -> Conditions:
-    """Of a batch of windows, folded."""
+    """Conditions of a batch of windows, folded."""
     n = spec.window
     informed = torch.stack([_informed(volume, window) for volume, window in windows]) if spec.informed else None
     return Conditions(
@@ -177,7 +177,7 @@ def _conditions(
 
 
 def _generator(seed: int, window: Window) -> torch.Generator:
-    """Of all noise of a window but what it begins with."""
+    """The generator of all noise of a window but what it begins with."""
     return generator(seed, "window", window.start, *([window.stride] if window.stride > 1 else []))
 
 

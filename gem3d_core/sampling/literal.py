@@ -123,7 +123,7 @@ class Algorithm1:
         return sqrt(abar_s) * o_0 + sqrt(1 - abar_s) * eps
 
     def _abar(self, t: int) -> float:
-        """Of timestep t; 1 for -1, which is clean data."""
+        """abar of timestep t; 1 for -1, which is clean data."""
         return 1.0 if t == -1 else float(self.schedule.abar[t])
 
 

@@ -74,7 +74,7 @@ class _Request(VolumeRequest):
 
 
 def volume_bytes(facts: NetworkFacts, factor: int, shape: tuple[int, int, int]) -> int:
-    """Of a volume (Z, H, W) while it is drawn: slices, mask and outline; latents, `factor` smaller, and conditions."""
+    """Bytes of a volume (Z, H, W) in flight: slices, mask and outline; latents, `factor` smaller, and conditions."""
     Z, H, W = shape
     informed = facts.latent_channels if facts.condition.informed else 0
     encoded = Z * (facts.latent_channels + facts.mask_channels) + informed

@@ -18,13 +18,21 @@ class AugmentSpec:
     """
 
     flip_probability: float = 0.5
+    """Probability that an axis of the mask is mirrored."""
     flip_axes: tuple[int, ...] = (0,)
+    """Axes that may be mirrored, each by itself."""
     max_degrees: float = 2.5
+    """Largest rotation about each axis, in either direction."""
     max_translation_mm: float = 0.0
+    """Largest shift along each axis, in either direction."""
     max_towards_centre_mm: float = 0.0
+    """Largest shift of the labels towards the volume's centre."""
     labels: tuple[int, ...] | None = None
+    """Labels that move inside an unchanged outline; none: the whole mask and its outline move."""
     attempts: int = 10
+    """Edits that are tried before a mask is given up."""
     max_clipped: float = 0.0
+    """Share of a label's voxels that may be pushed over the edge."""
 
     def __post_init__(self) -> None:
         self._require("flip_probability", 0 <= self.flip_probability <= 1, "between 0 and 1")

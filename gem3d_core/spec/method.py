@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import ClassVar, Literal
 
 Precision = Literal["fp32", "bf16", "auto"]
-"""Of the network's arithmetic; auto: bf16 on a GPU and on a CPU with matrix units for it (AMX), else fp32."""
+"""Precision of the network's arithmetic. auto: bf16 on a GPU and on a CPU with matrix units for it (AMX), else fp32."""
 
 FirstWindow = Literal["at_start", "fewest"]
 """Where a volume's first window lies: at_start begins it at the start slice [paper]; fewest lays it around the start
@@ -58,13 +58,17 @@ class UNetSpec:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     base_channels: int = 64
+    """Width of the first level."""
     multipliers: tuple[int, ...] = (1, 2, 2)
+    """Width of each level over that of the first; as many levels as numbers."""
     blocks: int = 2
     """Residual blocks a level."""
     attention_at: tuple[int, ...] = (2, 4)
     """Downsampling factors at which self-attention stands."""
     head_channels: int = 32
+    """Channels of an attention head."""
     norm_groups: int = 32
+    """Groups of a group norm; base_channels is a multiple of it."""
 
     def __post_init__(self) -> None:
         if self.base_channels % self.norm_groups or self.base_channels % self.head_channels:
@@ -81,16 +85,19 @@ class DiffusionSpec:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     T: int = 1000
+    """Timesteps of the process [paper]."""
     schedule: Literal["cosine", "scaled_linear"] = "cosine"
     """cosine ends at exactly zero SNR; scaled_linear is the release's, 0.00085 to 0.0120."""
     prediction: Literal["v", "epsilon", "sample"] = "v"
-    """sample: the clean latent itself."""
+    """What the network predicts. v: a mixture of noise and clean latent; epsilon: the noise [paper]; sample: the clean
+    latent itself."""
     weighting: Literal["min_snr", "uniform"] = "min_snr"
+    """How timesteps count in the loss. min_snr: by their signal-to-noise ratio, clamped; uniform: all alike [paper]."""
     gamma: float = 5.0
     """Clamp of the min-SNR weight."""
     channel_weighting: Literal["spread", "uniform"] = "spread"
-    """Of latent channels in the loss. spread: as the codec weighs them, a wavelet channel by its spread in the slice;
-    uniform: all alike [paper]."""
+    """How latent channels count in the loss. spread: as the codec weighs them, a wavelet channel by its spread in the
+    slice; uniform: all alike [paper]."""
     spacing: Literal["trailing", "leading"] = "trailing"
     """Which of the T timesteps a sampler of fewer steps visits."""
 
@@ -189,6 +196,7 @@ class TrainSpec:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     steps: int
+    """Optimiser steps."""
     batch: int
     """Windows a step."""
     slices_per_window: int = 1
@@ -196,7 +204,9 @@ class TrainSpec:
     objective: Literal["diffusion", "adversarial"] = "diffusion"
     """adversarial: of a whole network that draws in one step, an L1 distance and a discriminator's (Pix2Pix)."""
     learning_rate: float = 2e-4
+    """Largest learning rate of AdamW, which the warm-up ends at."""
     weight_decay: float = 0.01
+    """Weight decay of AdamW."""
     warmup: int = 100
     """Steps of linear learning-rate warm-up."""
     cosine_decay: bool = False
@@ -204,7 +214,9 @@ class TrainSpec:
     clip: float = 1.0
     """Largest gradient norm."""
     ema: float = 0.999
+    """Decay of the moving average of the weights, which is what is sampled from and saved."""
     checkpoint_every: int = 500
+    """Steps between checkpoints, from which an interrupted training goes on."""
     precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
@@ -224,13 +236,15 @@ class SampleSpec:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     solver: Literal["dpm++", "ddim"] = "dpm++"
+    """dpm++: DPM-Solver++, which needs few steps; ddim: the paper's."""
     steps: int = 20
+    """Steps of the solver, evenly spaced over the process."""
     eta: float = 0.0
     """DDIM only: 0 deterministic, 1 ancestral."""
     overlap: int = 1
     """h, finished slices that a window starts from [paper: 1]."""
     first_window: FirstWindow = "fewest"
-    """Of a volume: begun at the start slice (at_start) [paper], or laid around it where the fewest windows follow."""
+    """Begins at the start slice (at_start) [paper], or lies around it where the fewest windows follow."""
     continuation: Continuation = "repaint"
     plan: Literal["chain", "keyframes"] = "chain"
     """chain: window after window from the start slice outwards [paper]; keyframes: coarse slices first, then what lies

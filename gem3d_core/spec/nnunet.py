@@ -31,7 +31,7 @@ class ArmSpec:
     save_every: int = 1
     """Epochs between checkpoints."""
     seed: int = 0
-    """Of the first weights and of each epoch's patches."""
+    """Seed of the first weights and of each epoch's patches."""
     workers: int = 0
     """Processes that augment. 0: in line, and an interrupted training ends as an uninterrupted one."""
     device: Device = "cpu"

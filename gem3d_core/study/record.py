@@ -35,7 +35,7 @@ OF_SINGLE_ROWS = "slower"
 """Setting of the tables that may be another one for each row: the steps that it makes stand in the row."""
 SEVERAL = "Rows of several runs stand here, told at the end: seconds of different runs can be of different machines."
 NOTE = "note"
-"""Of a row, where its numbers are to be read with care: why; told above the tables, once for rows with the same."""
+"""Key of a row that says why its numbers need care; told above the tables, once for rows with the same note."""
 PICTURED = {
     "systems": "A test volume in three planes, and what systems of Table 2 draw for its mask",
     "ablations": "A test volume, and what the method and less than the whole method draw for its mask",
@@ -169,7 +169,7 @@ def _tables(
 
 
 def _head(document: Plain, found: list[Claim]) -> str:
-    """Of what the tables are, what is not in them, and how many of the paper's findings and of our aims hold."""
+    """The head of the page: what the tables are and lack, and how many of the paper's findings and of our aims hold."""
     overrides, split = document["overrides"], f"{document['train']} training and {document['test']} test cases"
     by_hand = f" Set by hand for all rows: {', '.join(f'{k}={v}' for k, v in overrides.items())}." if overrides else ""
     lines = [f"# Tables of the paper on {document['dataset']}", f"Profile {document['profile']}, {split}.{by_hand}"]

@@ -29,7 +29,7 @@ class Cost:
 
     parameters: int
     steps: str
-    """Of its trainings, such as "1900 + 700"."""
+    """Steps of its trainings, such as "1900 + 700"."""
     training_seconds: float
     seconds_per_volume: float
     volumes: int
@@ -62,7 +62,7 @@ class System:
     smoothness: Mapping[Plane, ByCase]
     agreement: ByCase
     scored: int
-    """Of the accepted volumes, those that FID and its kin compare."""
+    """How many of the accepted volumes FID and its kin compare."""
     cost: Cost | None = None
     """None of real volumes."""
     missing: Mapping[str, str] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class System:
     paper: Mapping[str, Reported] = field(default_factory=dict)
     """By dataset."""
     titles: Mapping[str, str] = field(default_factory=dict)
-    """Of single tables, where they differ."""
+    """Titles in single tables, where they differ."""
     beside: str | None = None
     """The name of the system that this one changes one thing of."""
 

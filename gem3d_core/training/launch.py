@@ -38,7 +38,7 @@ Outcome = tuple[dict[str, Tensor], Trained]
 POLL_SECONDS = 0.5
 LAST_LINES = 30
 LATENTS_SHARE = 0.25
-"""Of a GPU's memory that training latents may take, so that no step waits for them."""
+"""Share of a GPU's memory that training latents may take, so that no step waits for them."""
 
 
 @dataclass(frozen=True)

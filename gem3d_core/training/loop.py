@@ -116,7 +116,7 @@ class _Run:
         return value
 
     def _gradients(self, draw: Draw, loss: Loss, device: torch.device) -> tuple[float, dict[str, None]]:
-        """Of one batch, with its loss and names; in smaller pieces from now on where they do not fit into memory."""
+        """Compute gradients of one batch: its loss and names; in smaller pieces from now on where it does not fit."""
         before = self.rng.get_state()
 
         def smaller() -> bool:

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-OWN_IMAGE = "gem3d:0.1.0"
+OWN_IMAGE = "gem3d:0.2.0"
 SCRIPTS = {script.name for script in entry_points(group="console_scripts")}
 DEBIAN = {"python", "pip", "sh", "install", "useradd", "rm"}
 """Binaries of python:3.11-slim-bookworm that the files here use."""
