@@ -34,16 +34,17 @@ from gem3d_core.codec.interface import load_codec
 from gem3d_core.codec.kl import KL
 from gem3d_core.diffusion.schedule import make_schedule
 from gem3d_core.errors import BadInput
+from gem3d_core.machine.checkpoints import save_tensors
 from gem3d_core.machine.files import atomic
 from gem3d_core.machine.processes import Interrupted
-from gem3d_core.networks.files import facts_from, load_network, save_network
+from gem3d_core.networks.files import facts_from, load_network
 from gem3d_core.networks.slices import SliceNetwork, WindowNetwork
 from gem3d_core.sampling.batched import windows_at_once
 from gem3d_core.sampling.volumes import Drawn, Recipe, VolumeModel, draw_volumes
 from gem3d_core.spec.method import DiffusionSpec, NetworkFacts, SampleSpec, TrainSpec
 from gem3d_core.training.launch import Job, train_job
 
-SYSTEM, SECONDS, DRAWN = "system.json", "seconds.json", "drawn"
+SYSTEM, SECONDS, DRAWN, WEIGHTS = "system.json", "seconds.json", "drawn", "weights.safetensors"
 PROGRESS_EVERY = 100
 """Steps between two lines."""
 TOGETHER, AT_FIRST = 32, 4
@@ -164,7 +165,7 @@ def work(folder: Path, device: torch.device, seconds: float) -> bool:
     """Train and draw for about so many seconds from where the last piece ended; returns whether all is done."""
     system, until = PackedSystem.read(folder), time.monotonic() + seconds
     for number, stage in enumerate(system.trainings):
-        if (folder / stage.folder / "weights.safetensors").exists():
+        if (folder / stage.folder / WEIGHTS).exists():
             continue
         before = system.trainings[number - 1].folder if number else None
         if time.monotonic() >= until or not _train(folder, system, stage, before, device, until):
@@ -187,7 +188,7 @@ def _train(
         seed=system.seed,
         folder=str(folder / stage.folder / "checkpoints"),
         emphasis=system.emphasis,
-        slice_weights=None if before is None else str(folder / before / "weights.safetensors"),
+        slice_weights=None if before is None else str(folder / before / WEIGHTS),
     )
 
     def tell(step: int, loss: float) -> None:
@@ -203,7 +204,7 @@ def _train(
             weights, _ = train_job(job, device, tell)
     except Interrupted:
         return False
-    save_network(folder / stage.folder, stage.facts, weights)
+    save_tensors(folder / stage.folder / WEIGHTS, weights)
     return True
 
 
@@ -254,10 +255,12 @@ def _recipes(folder: Path, waiting: list[RecipeFacts], until: float) -> Iterator
 
 def _open(folder: Path, system: PackedSystem, device: torch.device, volumes: int) -> tuple[VolumeModel, SampleSpec]:
     """The network that draws, and the sampler with as many windows a call as a GPU's memory holds."""
-    trained, codec = folder / system.trainings[-1].folder, load_codec(folder / "codec", device)
-    network = load_network(trained / "network.json", trained / "weights.safetensors", device, codec)
+    last, codec = system.trainings[-1], load_codec(folder / "codec", device)
+    network = load_network(last.facts, folder / last.folder / WEIGHTS, device, codec)
     if not isinstance(network, WindowNetwork | SliceNetwork):
-        raise BadInput(f"{trained} holds a {network.facts.kind} network: expected one that draws windows")
+        raise BadInput(
+            f"{folder}: the last training is of a {last.facts.kind} network: expected one that draws windows"
+        )
     spec, budget = system.sample, budget_on(device, None)
     if budget is not None:
         Z, H, W = next(_recipes(folder, list(system.recipes[:1]), math.inf)).mask.shape

@@ -50,18 +50,22 @@ class Ledger:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.results: list[StageResult] = []
-        self.needless: dict[str, str] = {}
+        self.lines: dict[str, StageLine] = {}
 
     def enter(self, outcome: Outcome, beside: str = "") -> None:
         """Take down what became of a step; `beside`: the system or row that it was done for, beside the run's own."""
         name = f"{outcome.step.name} ({beside})" if beside else outcome.step.name
         if outcome.needless:
-            self.needless[name] = outcome.needless
+            self.lines[name] = StageLine(name=name, note=f"not needed: {outcome.needless}")
         self.add(name, outcome.results or [])
 
     def add(self, name: str, results: Sequence[StageResult]) -> None:
         """Take down results under a name."""
-        self.results += [result.model_copy(update={"stage": name}) for result in results]
+        self.results += results
+        for result in results:
+            before = self.lines.get(name, StageLine(name=name, cached=True))
+            seconds, cached = before.seconds + result.seconds, before.cached and result.cached
+            self.lines[name] = StageLine(name=name, seconds=seconds, cached=cached)
 
     def summary(self) -> Summary:
         """The results so far."""
@@ -76,23 +80,12 @@ class Ledger:
         return Summary(
             run_id=self.run.run_id,
             catalog=self.run.catalog,
-            stages=_lines(self.results)
-            + [StageLine(name=n, note=f"not needed: {r}") for n, r in self.needless.items()],
+            stages=list(self.lines.values()),
             artifacts=[result.ref for result in self.results],
             datasets=datasets,
             metrics=_metrics(artifacts),
             report=str(catalog.view(reports[-1])) if reports else None,
         )
-
-
-def _lines(results: Sequence[StageResult]) -> list[StageLine]:
-    lines: dict[str, StageLine] = {}
-    for result in results:
-        before = lines.get(result.stage, StageLine(name=result.stage, seconds=0.0, cached=True))
-        lines[result.stage] = StageLine(
-            name=result.stage, seconds=before.seconds + result.seconds, cached=before.cached and result.cached
-        )
-    return list(lines.values())
 
 
 def _metrics(artifacts: Sequence[Artifact]) -> dict[str, float | None]:

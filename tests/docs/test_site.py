@@ -7,7 +7,6 @@ import tomllib
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import get_args
 
 import pytest
 import yaml
@@ -15,7 +14,7 @@ import yaml
 from configs import Config, profile_names, table_rows
 from configs.resolve import system_names
 from flows.cli.main import app
-from tasks.frame.stage import StageName
+from flows.dag import STEPS
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = ROOT / "docs" / "site"
@@ -59,7 +58,7 @@ def test_every_command_is_there(hooks: ModuleType) -> None:
 
 def test_stages_profiles_systems_and_rows_are_all_there(hooks: ModuleType) -> None:
     stages = re.findall(r"^\| \d+ \| `([a-z-]+)`", hooks.GENERATED["stages"](), re.MULTILINE)
-    assert stages == list(get_args(StageName))
+    assert stages == [step.name for step in STEPS]
     assert all(f"`{name}`" in hooks.GENERATED["profiles"]() for name in profile_names())
     assert all(f"`{name}`" in hooks.GENERATED["systems"]() for name in system_names())
     assert all(f"`{row.name}`" in hooks.GENERATED["rows"]() for row in table_rows())

@@ -13,16 +13,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
-from typing import get_args
 
 import httpx
 import pytest
 import yaml
 from prefect.flows import Flow, load_flow_from_entrypoint
 
+from flows.dag import STEPS
 from gem3d_core.scans.phantoms import write_cohort
 from tasks.artifacts.lineage import DatasetRefs
-from tasks.frame.stage import StageName
 
 ROOT = Path(__file__).resolve().parents[2]
 HIPPOCAMPUS = ROOT.parent / "shared" / "data" / "Task04_Hippocampus"
@@ -68,7 +67,7 @@ def test_parameters_fit_the_flow(deployment: Deployment) -> None:
 def test_every_stage_and_every_whole_flow_is_deployed() -> None:
     names = [deployment["name"] for deployment in _deployments()]
     whole = ["enhance-dataset", "resample-dataset", "reproduce-tables"]
-    assert sorted(map(str, names)) == sorted([*get_args(StageName), *whole])
+    assert sorted(map(str, names)) == sorted([*(step.name for step in STEPS), *whole])
 
 
 def test_only_resampling_is_scheduled_once_a_night() -> None:
@@ -153,7 +152,7 @@ def test_both_names_start_the_flow_and_the_second_run_finds_everything_cached(si
     runs = site.ask("flow_runs", flows={"name": {"any_": ["enhance-dataset"]}}, sort="START_TIME_ASC")
     assert [run["state_type"] for run in runs] == ["COMPLETED", "COMPLETED"]
     made, found = (_stages(site, str(run["id"])) for run in runs)
-    assert list(made) == list(found) == list(get_args(StageName))
+    assert list(made) == list(found) == [step.name for step in STEPS]
     assert not any(made.values())
     assert all(found.values())
     assert (Path(site.environment["GEM3D_CATALOG"])).is_dir()

@@ -15,7 +15,7 @@ from gem3d_core.errors import BadInput
 from gem3d_core.metrics.frechet import Fid
 from gem3d_core.metrics.intervals import Interval
 from gem3d_core.metrics.overlap import CaseOverlap, Overlap
-from gem3d_core.report.document import Column, Missing, Report, Stage, Table, print_cell, write_report
+from gem3d_core.report.document import Column, Missing, Report, StageTime, Table, print_cell, write_report
 from gem3d_core.report.pictures import (
     PictureRow,
     across_border,
@@ -97,8 +97,8 @@ def report(tmp_path: Path) -> Report:
         quarantined=("case_7: imagesTr/case_7_0000.nii.gz: <truncated>",),
         not_evaluated={"LPIPS": "the AlexNet trunk was not found; put it into --weights"},
         stages=(
-            Stage("ingest", 0.4, ref="source/h@abc"),
-            Stage("encode", 0.0, ref="latents/h@d"),
+            StageTime("ingest", 0.4, ref="source/h@abc"),
+            StageTime("encode", 0.0, ref="latents/h@d"),
         ),
         tables=tables(),
         pictures=(("losses & more", curve), ("nearest distances", distances)),
