@@ -37,9 +37,9 @@ from gem3d_core.errors import BadInput
 from gem3d_core.machine.files import atomic
 from gem3d_core.machine.processes import Interrupted
 from gem3d_core.networks.files import facts_from, load_network, save_network
-from gem3d_core.networks.slices import SliceNetwork, WindowNetwork
 from gem3d_core.sampling.batched import windows_at_once
 from gem3d_core.sampling.volumes import Drawn, Recipe, VolumeModel, draw_volumes
+from gem3d_core.spec.kinds import KINDS
 from gem3d_core.spec.method import DiffusionSpec, NetworkFacts, SampleSpec, TrainSpec
 from gem3d_core.training.launch import Job, train_job
 
@@ -256,7 +256,7 @@ def _open(folder: Path, system: PackedSystem, device: torch.device, volumes: int
     """The network that draws, and the sampler with as many windows a call as a GPU's memory holds."""
     trained, codec = folder / system.trainings[-1].folder, load_codec(folder / "codec", device)
     network = load_network(trained / "network.json", trained / "weights.safetensors", device, codec)
-    if not isinstance(network, WindowNetwork | SliceNetwork):
+    if KINDS[network.facts.kind].told != "conditions":
         raise BadInput(f"{trained} holds a {network.facts.kind} network: expected one that draws windows")
     spec, budget = system.sample, budget_on(device, None)
     if budget is not None:

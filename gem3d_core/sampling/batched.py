@@ -18,7 +18,7 @@ from gem3d_core.diffusion.solvers import nothing_pinned, solve
 from gem3d_core.errors import Gem3dError
 from gem3d_core.machine.out_of_memory import give_back, is_out_of_memory
 from gem3d_core.networks.conditions import Conditions, Pinned, fold
-from gem3d_core.networks.slices import SliceNetwork, WindowNetwork
+from gem3d_core.networks.interface import Network
 from gem3d_core.sampling.windows import Window, most_ready, plan_volume
 from gem3d_core.seeds import generator, normal
 from gem3d_core.spec.method import ConditionSpec, SampleSpec
@@ -63,7 +63,7 @@ class _Volume:
 
 
 def sample_volumes(
-    network: WindowNetwork | SliceNetwork,
+    network: Network,
     requests: Iterable[VolumeRequest],
     schedule: Schedule,
     spec: SampleSpec,
@@ -94,7 +94,7 @@ def sample_volumes(
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            batch = _halved(batch if _is_fixed(network) else len(jobs), device, error)
+            batch = _halved(batch if network.fixed_batch else len(jobs), device, error)
         if windows is None:
             give_back(device)
             continue
@@ -108,15 +108,9 @@ def sample_volumes(
             yield volume.request.name, volume.latents
 
 
-def _filled_up(
-    jobs: list[tuple[_Volume, int]], network: WindowNetwork | SliceNetwork, batch: int
-) -> list[tuple[_Volume, int]]:
+def _filled_up(jobs: list[tuple[_Volume, int]], network: Network, batch: int) -> list[tuple[_Volume, int]]:
     """The jobs, for a network that takes batches of one size only with the last one repeated up to it."""
-    return jobs + [jobs[-1]] * (batch - len(jobs)) if _is_fixed(network) else jobs
-
-
-def _is_fixed(network: WindowNetwork | SliceNetwork) -> bool:
-    return isinstance(network, WindowNetwork) and network.fixed_batch
+    return jobs + [jobs[-1]] * (batch - len(jobs)) if network.fixed_batch else jobs
 
 
 def _halved(batch: int, device: torch.device, error: RuntimeError) -> int:
@@ -129,7 +123,7 @@ def _halved(batch: int, device: torch.device, error: RuntimeError) -> int:
 
 
 def _draw(
-    network: WindowNetwork | SliceNetwork,
+    network: Network,
     jobs: list[tuple[_Volume, int]],
     schedule: Schedule,
     spec: SampleSpec,

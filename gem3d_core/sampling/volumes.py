@@ -12,7 +12,7 @@ from torch import Tensor
 from gem3d_core.codec.interface import Codec
 from gem3d_core.diffusion.schedule import Schedule
 from gem3d_core.networks.conditions import encode_mask
-from gem3d_core.networks.slices import SliceNetwork, WindowNetwork
+from gem3d_core.networks.interface import Network
 from gem3d_core.sampling.batched import VolumeRequest, sample_volumes
 from gem3d_core.sampling.windows import plan_volume, start_slice, window_borders
 from gem3d_core.spec.method import NetworkFacts, SampleSpec
@@ -45,7 +45,7 @@ class Recipe:
 class VolumeModel:
     """A trained network with everything that it was trained under; a slice network draws a window slice by slice."""
 
-    network: WindowNetwork | SliceNetwork
+    network: Network
     codec: Codec
     schedule: Schedule
     labels: tuple[int, ...]

@@ -20,9 +20,8 @@ Injection = Literal["concat", "controlnet", "cross_attention"]
 that is trained together with the main one; mask concatenated and informed slice attended to, as tokens of an image
 encoder."""
 
-NetworkKind = Literal["slice", "volume", "whole", "position"]
-"""slice: 2D, one slice at a time; volume: that with volumetric layers, a window at a time; whole: 3D, all slices of a
-volume at once; position: 2D and mask-free, conditioned on a slice's position."""
+NetworkKind = str
+"""One of `spec.kinds.KINDS`."""
 
 Continuation = Literal["repaint", "known", "informed", "none"]
 """What a window takes over from finished ones: repaint pins the overlapped slices at every step [paper]; known gives
@@ -164,6 +163,11 @@ class ConditionSpec:
     def strided(self) -> bool:
         """Whether windows have strides of their own."""
         return len(self.strides) > 1
+
+    @property
+    def attends(self) -> bool:
+        """Whether the informed slice reaches the network as tokens of an image encoder."""
+        return self.injection == "cross_attention"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from gem3d_core.codec.kl import KL
 from gem3d_core.diffusion.schedule import make_schedule
 from gem3d_core.errors import BadInput, Gem3dError
 from gem3d_core.networks.files import load_network
-from gem3d_core.networks.slices import SliceNetwork, WindowNetwork
+from gem3d_core.networks.interface import WindowNetwork
 from gem3d_core.sampling.batched import windows_at_once
 from gem3d_core.sampling.volumes import DECODED_AHEAD, VolumeModel, volume_bytes
 from gem3d_core.spec.method import ConditionSpec, NetworkFacts, SampleSpec
@@ -96,7 +96,6 @@ def open_volume_model(catalog: Catalog, model: str, latents: str, config: Config
     where, codec = torch.device(device), open_codec(catalog, latents, device)
     facts, weights = (catalog.path(artifact, name) for name in ("network.json", "weights.safetensors"))
     network = load_network(facts, weights, where, codec)
-    assert isinstance(network, WindowNetwork | SliceNetwork)
     if config.runtime.compile and isinstance(network, WindowNetwork):
         network.compile_for_sampling()
     encoded = catalog.get(latents)
