@@ -14,6 +14,7 @@ from flows.session.ledger import Ledger, Summary
 from flows.session.parameters import catalog_address
 from flows.session.showing import show_summary
 from gem3d_core.errors import BadInput
+from gem3d_core.spec.kinds import trained_by
 from tasks.artifacts.configuration import configuration_of_model
 from tasks.artifacts.lineage import refs_behind, run_of_model
 from tasks.artifacts.model import newest_volume_model
@@ -69,7 +70,8 @@ def resample_dataset(params: ResampleParameters = ResampleParameters()) -> Summa
 def _require_generator(catalog: Catalog, ref: str, config: Config) -> None:
     artifact = catalog.get(ref)
     if artifact.meta.get("network") != config.generator:
-        generators = {f"model/{a.name}" for a in catalog.ls("model") if a.meta.get("network") in {"volume", "whole"}}
+        draw = trained_by("tune_volume")
+        generators = {f"model/{a.name}" for a in catalog.ls("model") if a.meta.get("network") in draw}
         known = ", ".join(sorted(generators))
         raise BadInput(f"{artifact.ref} is no volume model, which re-sampling needs; there is {known or 'none yet'}")
 

@@ -52,9 +52,9 @@ def train_models(settings: Settings, ledger: Ledger, latents: str, *, position: 
     """Stages 4 to 6, as far as the system has them; `position`: that of the informed slices too."""
     enter, config = ledger.enter, ledger.run.config
     sliced = volume = informed = None
-    if config.generator != "whole":
+    if "train_slices" in config.trained:
         sliced = enter("train-slices", train_slices_flow(settings, latents)).ref
-    if config.generator != "slice":
+    if "tune_volume" in config.trained:
         volume = enter("tune-volume", tune_volume_flow(settings, latents, sliced)).ref
     if config.condition.informed and position:
         informed = enter("train-informed", train_informed_flow(settings, latents)).ref

@@ -14,6 +14,7 @@ from configs import TableRow, load, row_overrides, system_settings
 from data_catalog import Ref
 from data_catalog.refs import check_name
 from gem3d_core.errors import BadInput
+from gem3d_core.spec.kinds import trainings
 from tasks.frame.stage import Run, StageName
 
 S = TypeVar("S", bound=BaseModel)
@@ -109,8 +110,6 @@ def baseline_of(settings: EnhanceParameters, run: Run) -> EnhanceParameters | No
     laid = system_settings(system)
     if not config.evaluate.downstream:
         return None
-    if system == config.system:
-        raise BadInput(f"evaluate.baseline={system}: the run itself has this system; name another one")
     beside = config.publish.first_id + config.factor  # its number is not one of the others
     changes: dict[str, JsonValue] = {
         "factor": 1,
@@ -122,7 +121,7 @@ def baseline_of(settings: EnhanceParameters, run: Run) -> EnhanceParameters | No
     without_slice = own.get("condition.informed") is True and laid.get("condition.informed") is False
     shared = own if without_slice else {}  # our conditions and process, or the paper's; other systems say all of theirs
     overrides = {**shared, **settings.overrides, **laid, **changes, "system": system}
-    if overrides.get("generator") == "whole":
+    if "train_slices" not in trainings(str(overrides.get("generator", "volume"))):
         overrides["tune_volume.steps"] = config.train_slices.steps + config.tune_volume.steps
     name, run_id = f"{run.name}-{system}", f"{run.run_id}-{system}"
     baseline = settings.model_copy(update={"overrides": overrides, "factor": None, "name": name, "run_id": run_id})

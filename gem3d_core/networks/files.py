@@ -62,7 +62,8 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "whole": WholeNetwork,
     "position": PositionNetwork,
 }
-"""The class of every kind: made of its facts; of a network and its facts, where it extends another kind."""
+"""What makes a network of a kind: called with its facts, with an image encoder too where conditions are injected, or,
+where it extends another kind, with such a network and its facts."""
 
 
 def build(facts: NetworkFacts, seed: int, encoder: ImageEncoder | None = None, start: Path | None = None) -> Network:

@@ -278,21 +278,6 @@ class InformedSpec:
     """generated: how; slices are drawn one by one, so that only solver, steps, eta, batch and precision count."""
 
     def __post_init__(self) -> None:
-        plain = SampleSpec()
-        for name in (
-            "overlap",
-            "first_window",
-            "continuation",
-            "plan",
-            "resample",
-            "mask_guidance",
-            "informed_guidance",
-        ):
-            if getattr(self.sample, name) != getattr(plain, name):
-                raise ValueError(
-                    f"sample.{name}={getattr(self.sample, name)}: informed slices are drawn one by one and for no "
-                    "mask, without windows and guidance; it is a setting of resample"
-                )
         low, high = self.start
         if not 0 <= low <= high <= 1:
             raise ValueError(f"start={self.start}: the range of p is two numbers with 0 <= low <= high <= 1")

@@ -25,12 +25,12 @@ def codec_folder(catalog: Catalog, latents: str) -> Path:
 def encoder_files(condition: ConditionSpec) -> dict[str, str]:
     """Content hashes of an image encoder that lies in a folder; one of a package has its version."""
     folder = Path(condition.image_encoder)
-    return hash_folder(folder) if condition.injection == "cross_attention" and folder.is_dir() else {}
+    return hash_folder(folder) if condition.attends and folder.is_dir() else {}
 
 
 def require_encoder(condition: ConditionSpec) -> None:
     """Raise NotAvailable, before hours of training, where an image encoder that is asked for cannot be had."""
-    if condition.injection == "cross_attention":
+    if condition.attends:
         blank(condition.image_encoder)
 
 

@@ -17,6 +17,7 @@ from gem3d_core.networks.files import load_network
 from gem3d_core.networks.interface import WindowNetwork
 from gem3d_core.sampling.batched import windows_at_once
 from gem3d_core.sampling.volumes import DECODED_AHEAD, VolumeModel, volume_bytes
+from gem3d_core.spec.kinds import KINDS, trained_by
 from gem3d_core.spec.method import ConditionSpec, NetworkFacts, SampleSpec
 from tasks.artifacts.latents import encoder_files, open_codec
 from tasks.artifacts.lineage import run_of_model
@@ -67,7 +68,7 @@ def useful_batch(config: Config, condition: ConditionSpec, depths: list[int]) ->
 
     A network that is compiled computes whole batches, filled or not: one window for each volume.
     """
-    compiled = config.runtime.compile and config.generator != "slice"
+    compiled = config.runtime.compile and KINDS[config.generator].unit == "window"
     return len(depths) if compiled else windows_at_once(depths, condition, config.resample)
 
 
@@ -108,7 +109,7 @@ def open_volume_model(catalog: Catalog, model: str, latents: str, config: Config
     )
 
 
-def newest_volume_model(catalog: Catalog, networks: Collection[str] = ("volume", "whole")) -> str:
+def newest_volume_model(catalog: Catalog, networks: Collection[str] = trained_by("tune_volume")) -> str:
     """Reference to the model that was made last to draw volumes of a dataset, of one of the given kinds.
 
     Models of other systems beside a dataset's own do not count. Raises BadInput where there is none.

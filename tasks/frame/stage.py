@@ -52,8 +52,8 @@ def stages_of(config: Config, until: StageName | None = None) -> tuple[StageName
 
     Raises BadInput where that one is named.
     """
-    without: set[StageName] = {"train-slices"} if config.generator == "whole" else set()
-    without |= {"tune-volume"} if config.generator == "slice" else set()
+    without: set[StageName] = set() if "train_slices" in config.trained else {"train-slices"}
+    without |= set() if "tune_volume" in config.trained else {"tune-volume"}
     without |= set() if config.condition.informed else {"train-informed"}
     if until in without:
         raise BadInput(f"--until {until}: not a stage of system={config.system}, which does without it")

@@ -140,10 +140,10 @@ def _held(load: Load) -> float:
 
 def _training(stage: StageName, load: Load) -> Estimate:
     config = load.config
-    whole: NetworkKind = "whole" if config.generator == "whole" else "volume"
+    tuned: NetworkKind = config.generator if "tune_volume" in config.trained else "volume"
     trained: dict[str, tuple[TrainSpec, NetworkKind, UNetSpec]] = {
         "train-slices": (config.train_slices, "slice", config.unet),
-        "tune-volume": (config.tune_volume, whole, config.unet),
+        "tune-volume": (config.tune_volume, tuned, config.unet),
         "train-informed": (config.train_informed, "position", config.position_unet),
     }
     spec, kind, unet = trained[stage]

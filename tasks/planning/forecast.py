@@ -194,7 +194,7 @@ def _data(found: dict[str, list[str]]) -> DatasetRefs:
 
 
 def _drawing(run: Run, found: dict[str, list[str]]) -> str:
-    return found["train-slices" if run.config.generator == "slice" else "tune-volume"][0]
+    return found["train-slices" if run.config.trained == ("train_slices",) else "tune-volume"][0]
 
 
 def _evaluated(run: Run, found: dict[str, list[str]], baselines: dict[str, str]) -> None:

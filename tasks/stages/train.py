@@ -13,6 +13,7 @@ from data_catalog import Catalog
 from gem3d_core.errors import BadInput
 from gem3d_core.networks.files import save_network
 from gem3d_core.networks.whole import whole_window
+from gem3d_core.spec.kinds import KINDS
 from gem3d_core.spec.method import ConditionSpec, NetworkFacts, NetworkKind, TrainSpec, UNetSpec
 from gem3d_core.training.launch import Job, train_job, train_job_in_processes
 from gem3d_core.training.loop import Trained
@@ -36,7 +37,7 @@ class Plan:
     @property
     def model(self) -> str:
         """The end of the model's name."""
-        return {"position": "informed", "whole": "volume"}.get(self.kind, self.kind)
+        return {"train-slices": "slice", "tune-volume": "volume", "train-informed": "informed"}[self.stage]
 
 
 @stage_task("train-slices")
@@ -49,7 +50,7 @@ def train_slices(run: Run, latents: str) -> StageResult:
 def tune_volume(run: Run, latents: str, slice_model: str | None) -> StageResult:
     """`model` NAME-volume: stage 2 of the paper, from stage 1's EMA; without that, a 3D network from scratch."""
     config = run.config
-    if config.generator != "whole" and slice_model is None:
+    if "train_slices" in config.trained and slice_model is None:
         raise BadInput(f"generator={config.generator} tunes a slice model: give one, such as model/{run.name}-slice")
     return _train(run, _volume_plan(config), latents, slice_model)
 
@@ -64,8 +65,8 @@ def train_informed(run: Run, latents: str) -> StageResult:
 
 def drawing_plans(config: Config) -> list[Plan]:
     """The trainings that lead to the network that draws volumes, in their order."""
-    sliced = [_slice_plan(config)] if config.generator != "whole" else []
-    return sliced + ([_volume_plan(config)] if config.generator != "slice" else [])
+    sliced = [_slice_plan(config)] if "train_slices" in config.trained else []
+    return sliced + ([_volume_plan(config)] if "tune_volume" in config.trained else [])
 
 
 def _slice_plan(config: Config) -> Plan:
@@ -74,7 +75,7 @@ def _slice_plan(config: Config) -> Plan:
 
 
 def _volume_plan(config: Config) -> Plan:
-    kind: NetworkKind = "whole" if config.generator == "whole" else "volume"
+    kind: NetworkKind = config.generator if "tune_volume" in config.trained else "volume"
     return Plan("tune-volume", kind, config.condition, config.unet, config.tune_volume)
 
 
@@ -107,7 +108,7 @@ def _train(run: Run, plan: Plan, latents: str, slice_model: str | None = None) -
 
 def _job(run: Run, plan: Plan, work: Work, latents: str, slice_model: str | None) -> Job:
     catalog = work.catalog
-    emphasis, attends = open_codec(catalog, latents).emphasis, plan.condition.injection == "cross_attention"
+    emphasis, attends = open_codec(catalog, latents).emphasis, plan.condition.attends
     weights = catalog.path(catalog.get(slice_model), "weights.safetensors") if slice_model else None
     return Job(
         facts=network_facts(plan, catalog, latents),
@@ -137,7 +138,7 @@ def network_facts(plan: Plan, catalog: Catalog, latents: str) -> NetworkFacts:
         unet=plan.unet,
         latent_channels=cast("int", meta["channels"]),
         mask_channels=cast("int", meta["mask_channels"]),
-        condition=_whole(catalog, latents, plan) if plan.kind == "whole" else plan.condition,
+        condition=_whole(catalog, latents, plan) if KINDS[plan.kind].all_slices else plan.condition,
     )
 
 

@@ -152,7 +152,7 @@ def test_what_did_not_fit_is_gone_before_the_next_try(tmp_path: Path, monkeypatc
 
     forward = SliceNetwork.forward
     monkeypatch.setattr(SliceNetwork, "forward", lambda *given: Full.apply(forward(*given)))
-    monkeypatch.setattr("gem3d_core.training.give_back", lambda _device: left.append(graphs[-1]() is not None))
+    monkeypatch.setattr("gem3d_core.training.loop.give_back", lambda _device: left.append(graphs[-1]() is not None))
     _trained(tmp_path / "pieces")
     assert left == [False, False], "halved twice, from 8 slices to 2"
 
