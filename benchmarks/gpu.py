@@ -47,7 +47,7 @@ from gem3d_core.spec.method import (  # noqa: E402
     UNetSpec,
 )
 from gem3d_core.training.batches import LatentCase, held_on  # noqa: E402
-from gem3d_core.training.models import Training, train_slice_model, tune_volume_model  # noqa: E402
+from gem3d_core.training.models import Training, train_model  # noqa: E402
 
 GIB = 2**30
 LABELS = (1, 2, 3)
@@ -224,10 +224,10 @@ def training(setting: Setting, peaks: dict[str, float]) -> Iterator[Result]:
             )  # fmt: skip
             facts = setting.facts(kind)
             if kind == "slice":
-                (state, _), effort = watched(lambda f=facts, p=plan: train_slice_model(f, p), setting.device)
+                (state, _), effort = watched(lambda f=facts, p=plan: train_model(f, p), setting.device)
                 save_file({name: t.detach().cpu().contiguous() for name, t in state.items()}, weights)
             else:
-                (state, _), effort = watched(lambda f=facts, p=plan: tune_volume_model(f, weights, p), setting.device)
+                (state, _), effort = watched(lambda f=facts, p=plan: train_model(f, p, weights), setting.device)
             del state
             seconds = median(b - a for a, b in zip(ticks[WARM_UP:-1], ticks[WARM_UP + 1 :], strict=True))
             flops = 3 * network_cost(facts, N, setting.latent_size).forward_flops

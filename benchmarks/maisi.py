@@ -21,7 +21,7 @@ from torch import Tensor
 
 from configs import load
 from gem3d_core.bench.effort import watched
-from gem3d_core.networks.slices import count_parameters
+from gem3d_core.networks.interface import count_parameters
 from gem3d_core.report.document import Column, Table
 from gem3d_core.report.markdown import markdown
 from gem3d_core.sampling.batched import count_windows

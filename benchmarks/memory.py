@@ -27,7 +27,7 @@ from gem3d_core.report.markdown import markdown
 from gem3d_core.sampling.volumes import draw_volumes
 from gem3d_core.spec.method import NetworkFacts, NetworkKind, TrainSpec
 from gem3d_core.training.batches import LatentCase
-from gem3d_core.training.models import Training, train_slice_model, tune_volume_model
+from gem3d_core.training.models import Training, train_model
 
 GIB = 2**30
 PRESETS = {"hippocampus-cpu": (4,), "hippocampus-gpu": (8, 16, 24, 80), "brats-paper": (8, 16, 24, 80)}
@@ -128,10 +128,7 @@ def measured_training(profile: str, kind: NetworkKind) -> int:
         weights, cpu = Path(scratch, "slices.safetensors"), torch.device("cpu")
         save_file({name: t.contiguous() for name, t in build(_facts(config, "slice"), 0).state_dict().items()}, weights)
         plan = Training(cases, make_schedule(config.diffusion), spec, 0, Path(scratch), cpu, lambda _step, _loss: None)
-        if kind == "slice":
-            train_slice_model(facts, plan)
-        else:
-            tune_volume_model(facts, weights, plan)
+        train_model(facts, plan, weights if kind == "volume" else None)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

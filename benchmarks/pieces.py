@@ -38,9 +38,9 @@ from gem3d_core.machine.checkpoints import save_tensors
 from gem3d_core.machine.files import atomic
 from gem3d_core.machine.processes import Interrupted
 from gem3d_core.networks.files import facts_from, load_network
-from gem3d_core.networks.slices import SliceNetwork, WindowNetwork
 from gem3d_core.sampling.batched import windows_at_once
 from gem3d_core.sampling.volumes import Drawn, Recipe, VolumeModel, draw_volumes
+from gem3d_core.spec.kinds import KINDS
 from gem3d_core.spec.method import DiffusionSpec, NetworkFacts, SampleSpec, TrainSpec
 from gem3d_core.training.launch import Job, train_job
 
@@ -257,10 +257,8 @@ def _open(folder: Path, system: PackedSystem, device: torch.device, volumes: int
     """The network that draws, and the sampler with as many windows a call as a GPU's memory holds."""
     last, codec = system.trainings[-1], load_codec(folder / "codec", device)
     network = load_network(last.facts, folder / last.folder / WEIGHTS, device, codec)
-    if not isinstance(network, WindowNetwork | SliceNetwork):
-        raise BadInput(
-            f"{folder}: the last training is of a {last.facts.kind} network: expected one that draws windows"
-        )
+    if KINDS[last.facts.kind].told != "conditions":
+        raise BadInput(f"{folder}: the last training is of a {last.facts.kind} network, expected one that draws")
     spec, budget = system.sample, budget_on(device, None)
     if budget is not None:
         Z, H, W = next(_recipes(folder, list(system.recipes[:1]), math.inf)).mask.shape

@@ -63,8 +63,14 @@ def system_settings(name: str) -> dict[str, JsonValue]:
     """What a system sets, by dotted keys. Raises BadInput for a name that is not one."""
     if name not in system_names():
         raise BadInput(f"no system {name!r}{nearest(name, system_names())}")
-    settings: dict[str, JsonValue] = yaml.safe_load((files("configs.systems") / f"{name}.yaml").read_text())
-    return settings
+    return _laid(name)
+
+
+def _laid(name: str) -> dict[str, JsonValue]:
+    """A file of configs/systems over its base, another one."""
+    own: dict[str, JsonValue] = yaml.safe_load((files("configs.systems") / f"{name}.yaml").read_text())
+    base = own.pop("base", None)
+    return {**(_laid(str(base)) if base else {}), **own}
 
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, object]:

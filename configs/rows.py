@@ -8,12 +8,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from configs.resolve import load, nearest, system_settings
+from configs.rules import check_for_all_rows
 from configs.schema import Config
 from gem3d_core.errors import BadInput
 from gem3d_core.spec.method import TrainSpec
 
 TableName = Literal["1", "2", "3", "ablations", "ours"]
-Settings = dict[str, JsonValue]
+Overrides = dict[str, JsonValue]
 
 
 class Reported(BaseModel):
@@ -41,7 +42,7 @@ class TableRow(BaseModel):
     """The row that this one changes one thing of."""
     systems: tuple[str, ...] = ()
     """Laid over the profile in this order."""
-    settings: Settings = Field(default_factory=dict)
+    settings: Overrides = Field(default_factory=dict)
     """What makes the row; nothing changes them."""
     paper: dict[str, Reported] = Field(default_factory=dict)
     """By dataset."""
@@ -50,7 +51,7 @@ class TableRow(BaseModel):
 class _Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    common: Settings
+    common: Overrides
     rows: tuple[TableRow, ...]
 
 
@@ -66,43 +67,21 @@ def table_rows(names: Iterable[str] | None = None) -> tuple[TableRow, ...]:
     return tuple(row for row in rows if row.name in wanted)
 
 
-SHARED = ("resample.solver", "resample.steps", "resample.eta")
-"""Settings of systems that may be set for all rows instead."""
-FIXED = {
-    "system": "choose among the rows",
-    "generator": "choose among the rows",
-    "factor": "every row is drawn once",
-    "masks.use": "choose among the rows",
-    "masks.count": "set tables.masks",
-    "informed.mode": "choose among the rows",
-    "train_slices.steps": "set tables.train_slices",
-    "tune_volume.steps": "set tables.tune_volume and tables.whole",
-    "train_informed.steps": "set tables.train_informed",
-    "evaluate.factors": "nothing is published",
-    "evaluate.baseline": "choose among the rows",
-}
-"""What nobody sets for all rows, and what to do instead."""
-
-
-def row_overrides(row: TableRow, profile: str, given: Mapping[str, JsonValue]) -> Settings:
+def row_overrides(row: TableRow, profile: str, given: Mapping[str, JsonValue]) -> Overrides:
     """All that a row sets over a profile; `given` is set by hand for every row.
 
     Raises BadInput where that would unmake the row.
     """
-    of_systems: Settings = {}
+    of_systems: Overrides = {}
     for system in row.systems:
         of_systems |= system_settings(system)
-    makes = (of_systems.keys() | row.settings.keys()) - set(SHARED)
-    for key in given:
-        if key in FIXED or key in makes:
-            raise BadInput(f"--set {key}: it is among what makes the row {row.name}; {FIXED.get(key, 'leave it')}")
-
+    check_for_all_rows(given, row.name, of_systems.keys() | row.settings.keys())
     config = load(profile, {**given, **of_systems, **row.settings})
-    if config.condition.injection != "cross_attention":
+    if not config.condition.attends:
         given = {key: value for key, value in given.items() if key != "condition.image_encoder"}  # attends to no tokens
     budget, slices, volume = config.tables, config.train_slices.steps, config.tune_volume.steps
     slices, volume = budget.train_slices or slices, budget.tune_volume or volume
-    if config.generator == "whole":
+    if "train_slices" not in config.trained:
         volume = budget.whole or slices + volume
     known = [other.name for other in _document().rows]
     for name in budget.slower:
@@ -114,14 +93,14 @@ def row_overrides(row: TableRow, profile: str, given: Mapping[str, JsonValue]) -
         | _training("tune_volume", config.tune_volume, volume / slower)
         | _training("train_informed", config.train_informed, budget.train_informed or config.train_informed.steps)
     )
-    passes: Settings = {f"{stage}.batch": count for stage, count in budget.batch.items()}
+    passes: Overrides = {f"{stage}.batch": count for stage, count in budget.batch.items()}
     passes |= {f"{stage}.learning_rate": rate for stage, rate in budget.learning_rate.items()}
-    masks: Settings = {"masks.count": budget.masks} if budget.masks else {}
-    named: Settings = {"system": row.systems[-1]} if row.systems else {}
+    masks: Overrides = {"masks.count": budget.masks} if budget.masks else {}
+    named: Overrides = {"system": row.systems[-1]} if row.systems else {}
     return {**passes, **of_systems, **_document().common, **given, **trained, **masks, **row.settings, **named}
 
 
-def _training(stage: str, spec: TrainSpec, steps: float) -> Settings:
+def _training(stage: str, spec: TrainSpec, steps: float) -> Overrides:
     """So many steps, of which no larger a part warms up than of the profile's own."""
     made = max(1, round(steps))
     warm = max(1, min(spec.warmup, round(spec.warmup * made / spec.steps)))

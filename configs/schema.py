@@ -6,7 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from configs.rules import check_combinations
+from configs.rules import check
+from gem3d_core.spec.kinds import Generator, TrainingStage, trainings
 from gem3d_core.spec.masks import AugmentSpec
 from gem3d_core.spec.method import (
     CodecSpec,
@@ -91,9 +92,6 @@ class Evaluate(Section):
     arm: ArmSpec = ArmSpec()
 
 
-TrainingStage = Literal["train_slices", "tune_volume", "train_informed"]
-
-
 class Tables(Section):
     """`gem3d tables`: what each of its systems may take; none: as much as the profile itself."""
 
@@ -158,7 +156,7 @@ class Config(Section):
     """The profile that all else is laid over; `--profile` chooses it."""
     system: str = "gem3d"
     """A system of the paper; what configs/systems/NAME.yaml says is set before all that is set by hand."""
-    generator: Literal["volume", "slice", "whole"] = "volume"
+    generator: Generator = "volume"
     """Which network draws volumes: the volume model [paper], the slice model without volumetric tuning (Appendix
     C.2), or a 3D network on whole volumes, which `tune_volume` trains from scratch."""
     seed: int = Field(0, ge=0)
@@ -183,38 +181,12 @@ class Config(Section):
     tables: Tables = Tables()
     runtime: Runtime = Runtime()
 
+    @property
+    def trained(self) -> tuple[TrainingStage, ...]:
+        """The trainings that lead to the network that draws volumes, in their order."""
+        return trainings(self.generator)
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.codec.kind == "haar":
-            self._check_levels(2**self.codec.levels)
-        elif self.codec.weights == "train":
-            self._check_levels(8)
-        if self.publish.first_id + self.factor - 1 > 999:
-            raise ValueError(
-                f"publish.first_id={self.publish.first_id} leaves no nnU-Net number for {self.factor} datasets: 999 is "
-                "the last one"
-            )
-        beyond = [k for k in self.evaluate.factors or () if not 1 <= k <= self.factor]
-        if beyond:
-            raise ValueError(
-                f"evaluate.factors names {beyond}, but factor={self.factor} publishes 1x to {self.factor}x"
-            )
-        if self.resample.overlap >= self.condition.window:
-            raise ValueError(
-                f"resample.overlap={self.resample.overlap} must be smaller than "
-                f"condition.window={self.condition.window}"
-            )
-        check_combinations(self)
-        for key, steps in (("resample", self.resample.steps), ("informed.sample", self.informed.sample.steps)):
-            if steps > self.diffusion.T:
-                raise ValueError(f"{key}.steps={steps} is more than the process has: diffusion.T={self.diffusion.T}")
+        check(self)
         return self
-
-    def _check_levels(self, factor: int) -> None:
-        H, W = self.prepare.slice_size
-        halvings = 2 ** (max(len(self.unet.multipliers), len(self.position_unet.multipliers)) - 1)
-        if H % (factor * halvings) or W % (factor * halvings):
-            raise ValueError(
-                f"prepare.slice_size={self.prepare.slice_size} must be a multiple of {factor * halvings}: the codec "
-                f"shrinks by {factor} and the widest UNet by {halvings}"
-            )

@@ -76,7 +76,7 @@ class Made:
 
     def generator(self, config: Config) -> str:
         """The model that samples volumes."""
-        return self.one(TRAIN_SLICES if config.generator == "slice" else TUNE_VOLUME)
+        return self.one(generating(config))
 
     def copy(self) -> "Made":
         """Another one with the same references."""
@@ -181,8 +181,8 @@ def _evaluate(run: Run, made: Made) -> Stages:
 INGEST = Step(Ingest.name, _ingest, estimates.ingesting)
 PREPROCESS = Step(Preprocess.name, _preprocess, estimates.preparing)
 ENCODE = Step(Encode.name, _encode, estimates.encoding)
-TRAIN_SLICES = Step(TrainSlices.name, _train_slices, estimates.training_slices, lambda c: c.generator != "whole")
-TUNE_VOLUME = Step(TuneVolume.name, _tune_volume, estimates.tuning_volumes, lambda c: c.generator != "slice")
+TRAIN_SLICES = Step(TrainSlices.name, _train_slices, estimates.training_slices, lambda c: "train_slices" in c.trained)
+TUNE_VOLUME = Step(TuneVolume.name, _tune_volume, estimates.tuning_volumes, lambda c: "tune_volume" in c.trained)
 TRAIN_INFORMED = Step(
     TrainInformed.name,
     _train_informed,
@@ -199,6 +199,11 @@ EVALUATE = Step("evaluate", _evaluate, estimates.evaluating)
 TRAININGS = (TRAIN_SLICES, TUNE_VOLUME, TRAIN_INFORMED)
 STEPS = (INGEST, PREPROCESS, ENCODE, *TRAININGS, INFORMED_SLICES, AUGMENT_MASKS, RESAMPLE, PUBLISH, EVALUATE)
 """The list."""
+
+
+def generating(config: Config) -> Step:
+    """The training whose model samples volumes."""
+    return TUNE_VOLUME if "tune_volume" in config.trained else TRAIN_SLICES
 
 
 def named(name: str) -> Step:

@@ -14,8 +14,8 @@ from flows.dag import (
     PREPROCESS,
     PUBLISH,
     TRAIN_INFORMED,
-    TRAIN_SLICES,
     TUNE_VOLUME,
+    generating,
     made_of,
     steps_of,
 )
@@ -24,6 +24,7 @@ from flows.session.ledger import Ledger, Summary
 from flows.session.parameters import catalog_address, dataset_folder, new_run_id
 from flows.session.showing import show_summary
 from gem3d_core.errors import BadInput
+from gem3d_core.spec.kinds import trained_by
 from tasks.artifacts.lineage import DatasetRefs, refs_behind
 from tasks.artifacts.model import configuration_of, newest_volume_model, samples_volumes
 from tasks.artifacts.prepared import split_sizes
@@ -61,9 +62,8 @@ def resample_dataset(params: ResampleParameters = ResampleParameters()) -> Summa
         return Summary(run_id=new_run_id(), catalog=address, note=told)
     run = _run(params, catalog, model, address)
     ledger, data = Ledger(run), refs_behind(catalog, model)
-    generator = TRAIN_SLICES if run.config.generator == "slice" else TUNE_VOLUME
     position = _position_models(catalog, run.config, data, model)
-    trained = {generator: [model.ref.full], TRAIN_INFORMED: position}
+    trained = {generating(run.config): [model.ref.full], TRAIN_INFORMED: position}
     made = made_of({INGEST: [data.source], PREPROCESS: [data.prepared], ENCODE: [data.latents], **trained})
     steps = steps_of(run.config, after=TUNE_VOLUME, until=PUBLISH)
     go_through(run, [step for step in steps if step.name not in made.refs], made, ledger)
@@ -103,7 +103,7 @@ def _position_models(catalog: Catalog, config: Config, data: DatasetRefs, model:
     found = [
         child
         for child in catalog.children(data.latents)
-        if child.meta.get("network") == "position" and child.meta["diffusion"] == diffusion
+        if child.meta.get("network") in trained_by("train_informed") and child.meta["diffusion"] == diffusion
     ]
     found.sort(key=lambda position: position.run_id != model.run_id)
     return [position.ref.full for position in found[:1]]

@@ -20,6 +20,7 @@ from flows.dag import (
     Made,
     Step,
     follow,
+    generating,
     made_of,
     named,
 )
@@ -147,9 +148,10 @@ def evaluate_flow(
         return [catalog.get(ref).ref.full for ref in refs]
 
     others = [ref for ref in exact(models) if ref not in exact([volume_model])]
-    generator = TRAIN_SLICES if run.config.generator == "slice" else TUNE_VOLUME
     read = {step: exact([ref for ref in refs if ref]) for step, refs in _data(data).items()}
-    made = made_of({**read, RESAMPLE: exact(volumes), PUBLISH: exact(datasets), generator: exact([volume_model])})
+    made = made_of(
+        {**read, RESAMPLE: exact(volumes), PUBLISH: exact(datasets), generating(run.config): exact([volume_model])}
+    )
     made.refs[TRAIN_INFORMED.name] = others
     made.compared = {name: exact([ref])[0] for name, ref in (baselines or {}).items()}
     return _followed(EVALUATE, run, made)

@@ -16,6 +16,7 @@ from data_catalog import Ref
 from data_catalog.refs import check_name
 from flows.dag import Step, named, steps_of
 from gem3d_core.errors import BadInput
+from gem3d_core.spec.kinds import trainings
 from tasks.frame.stage import Run
 
 S = TypeVar("S", bound=BaseModel)
@@ -173,8 +174,6 @@ def baseline_of(settings: EnhanceParameters, run: Run) -> Run | None:
     laid = system_settings(system)
     if not config.evaluate.downstream:
         return None
-    if system == config.system:
-        raise BadInput(f"evaluate.baseline={system}: the run itself has this system; name another one")
     beside = config.publish.first_id + config.factor  # its number is not one of the others
     changes: dict[str, JsonValue] = {
         "factor": 1,
@@ -186,7 +185,7 @@ def baseline_of(settings: EnhanceParameters, run: Run) -> Run | None:
     without_slice = own.get("condition.informed") is True and laid.get("condition.informed") is False
     shared = own if without_slice else {}  # our conditions and process, or the paper's; other systems say all of theirs
     overrides = {**shared, **settings.overrides, **laid, **changes, "system": system}
-    if overrides.get("generator") == "whole":
+    if "train_slices" not in trainings(str(overrides.get("generator", "volume"))):
         overrides["tune_volume.steps"] = config.train_slices.steps + config.tune_volume.steps
     baseline = settings.model_copy(update={"overrides": overrides, "factor": None})
     return open_run(baseline, name=f"{run.name}-{system}").model_copy(update={"run_id": f"{run.run_id}-{system}"})

@@ -22,7 +22,7 @@ from gem3d_core.networks.slices import SliceNetwork
 from gem3d_core.spec.method import ConditionSpec, DiffusionSpec, NetworkFacts, Precision, TrainSpec, UNetSpec
 from gem3d_core.training.batches import LatentCase, draw_windows
 from gem3d_core.training.loop import train
-from gem3d_core.training.models import Training, train_slice_model
+from gem3d_core.training.models import Training, train_model
 
 PAPER_SCALE = 0.18215
 """Scale of the KL-f8 latents [release]."""
@@ -92,7 +92,7 @@ def compare_training(case: TrainingCase, steps: int, codec: KL | None = None) ->
     stored = replace(literal, cases=latents, spec=replace(spec, precision=case.precision))
     peak = matrix_flops(case.device, MATRIX_PRODUCTS)
     theirs = _pace(lambda training: _train_literally(facts, codec, training), literal, peak)
-    ours = _pace(lambda training: train_slice_model(facts, training), stored, peak)
+    ours = _pace(lambda training: train_model(facts, training), stored, peak)
     return TrainingComparison(
         speedup=ours.steps_per_second / theirs.steps_per_second,
         reference=theirs,

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from gem3d_core.budget.memory import (
@@ -14,9 +13,7 @@ from gem3d_core.budget.memory import (
     NONE_IN_FLIGHT,
     OVERHEAD,
     PROCESS_BYTES,
-    Arguments,
     InFlight,
-    blank_arguments,
     codec_bytes,
     live_bytes,
     live_step_bytes,
@@ -25,10 +22,10 @@ from gem3d_core.budget.memory import (
 )
 from gem3d_core.codec.kl import autoencoder
 from gem3d_core.machine.devices import device_type
-from gem3d_core.networks.files import Network, build, recompute_activations
+from gem3d_core.networks.files import attends, build, recompute_activations
 from gem3d_core.networks.image_encoders import blank
-from gem3d_core.networks.slices import POSITION_EMBEDDING, count_parameters
-from gem3d_core.networks.volumetric import VolumeNetwork
+from gem3d_core.networks.interface import Network, count_parameters
+from gem3d_core.spec.kinds import KINDS
 from gem3d_core.spec.method import NetworkFacts, TrainSpec
 
 
@@ -77,13 +74,12 @@ def network_cost(facts: NetworkFacts, slices: int, latent_size: tuple[int, int])
     """Cost of one call on `slices` latents of (h, w); a volume network takes whole windows."""
     network, trained = _on_meta(facts)
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        arguments, named = _arguments(network, facts, slices, latent_size)
-        network(*arguments, **named)
+        network(*network.blank_arguments(slices, latent_size))
     return Cost(
         parameters=count_parameters(network),
         trained=trained,
         forward_flops=float(counter.get_total_flops()),
-        held_bytes=live_bytes(network, lambda: _arguments(network, facts, slices, latent_size)),
+        held_bytes=live_bytes(network, lambda: network.blank_arguments(slices, latent_size)),
     )
 
 
@@ -96,7 +92,7 @@ def step_bytes(facts: NetworkFacts, slices: int, latent_size: tuple[int, int], *
     network, _ = _on_meta(facts)
     if recompute:
         recompute_activations(network)
-    return live_step_bytes(network, lambda: _arguments(network, facts, slices, latent_size))
+    return live_step_bytes(network, lambda: network.blank_arguments(slices, latent_size))
 
 
 def training_peak(facts: NetworkFacts, slices: int, latent_size: tuple[int, int], *, recompute: bool = False) -> float:
@@ -108,12 +104,12 @@ def training_peak(facts: NetworkFacts, slices: int, latent_size: tuple[int, int]
 def training_units(facts: NetworkFacts, spec: TrainSpec, processes: int = 1) -> tuple[int, int]:
     """What a process's share of a batch can be cut into: how many units, and of how many slices each.
 
-    Windows where slices see each other, else single slices.
+    Windows where slices see each other, else single slices: of a window some, or one by its position alone.
     """
-    windows = spec.batch // processes
-    if facts.kind in {"volume", "whole"}:
-        return windows, facts.window
-    return windows * (min(spec.slices_per_window, facts.window) if facts.kind == "slice" else 1), 1
+    kind, share = KINDS[facts.kind], spec.batch // processes
+    if kind.unit == "window":
+        return share, facts.window
+    return share * (min(spec.slices_per_window, facts.window) if kind.told == "conditions" else 1), 1
 
 
 def plan_training(
@@ -129,7 +125,7 @@ def plan_training(
     def fits(pieces: int, *, recompute: bool) -> bool:
         return OVERHEAD * step_bytes(facts, units // pieces * slices, latent_size, recompute=recompute) <= room
 
-    can_recompute = facts.kind != "whole"  # networks of MONAI keep their activations
+    can_recompute = KINDS[facts.kind].recomputes
     for recompute in (False, True) if can_recompute else (False,):
         if fits(units, recompute=recompute):
             pieces = next(k for k in range(1, units + 1) if units % k == 0 and fits(k, recompute=recompute))
@@ -150,12 +146,11 @@ def drawing_peak(
     codec: widths and layers of an autoencoder that decodes meanwhile; none where there is nothing to count.
     """
     network, _ = _on_meta(facts)
-    assert not isinstance(network, UNet2DConditionModel)
     with torch.device("meta"):
         decoder = None if codec is None else autoencoder(*codec)
     fitting, slices = plan_drawing(network, decoder, latent_size, budget, flying)
     windows = max(1, min(fitting, most))
-    held = live_bytes(network, lambda: (blank_arguments(facts, windows * facts.window, latent_size), {}))
+    held = live_bytes(network, lambda: network.blank_arguments(windows * facts.window, latent_size))
     peak = PROCESS_BYTES + weight_bytes(network) + OVERHEAD * held + flying.held(windows)
     if decoder is not None:
         peak += weight_bytes(decoder) + OVERHEAD * codec_bytes(decoder, slices, latent_size)
@@ -175,19 +170,11 @@ def codec_flops(widths: tuple[int, ...], layers: int, slice_size: tuple[int, int
 
 def _on_meta(facts: NetworkFacts) -> tuple[Network, int]:
     """A network that costs nothing, only what it trains requiring gradients; and how many parameters these are."""
-    attends = facts.condition.injection == "cross_attention"
+    encoder = blank(facts.condition.image_encoder) if attends(facts) else None
     with torch.device("meta"):
-        network = build(facts, seed=0, encoder=blank(facts.condition.image_encoder) if attends else None).to("meta")
-    trained = network.volumetric_parameters().values() if isinstance(network, VolumeNetwork) else network.parameters()
+        network = build(facts, seed=0, encoder=encoder).to("meta")
     network.requires_grad_(False)
-    return network, sum(p.requires_grad_(True).numel() for p in list(trained))
-
-
-def _arguments(network: Network, facts: NetworkFacts, slices: int, latent_size: tuple[int, int]) -> Arguments:
-    if isinstance(network, UNet2DConditionModel):
-        x, t = torch.zeros(slices, facts.latent_channels, *latent_size), torch.zeros(slices, dtype=torch.long)
-        return (x, t), {"encoder_hidden_states": torch.zeros(slices, 1, POSITION_EMBEDDING)}
-    return blank_arguments(facts, slices, latent_size), {}
+    return network, sum(p.requires_grad_(True).numel() for p in network.trained_parameters().values())
 
 
 @cache

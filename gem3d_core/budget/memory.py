@@ -3,9 +3,8 @@
 import math
 import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
-from typing import TypeAlias
 
 import torch
 from diffusers import AutoencoderKL
@@ -14,13 +13,7 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode  # the place that torch's documentation names
 from torch.utils._pytree import tree_leaves
 
-from gem3d_core.networks.conditions import Conditions
-from gem3d_core.networks.image_encoders import blank
-from gem3d_core.networks.slices import SliceNetwork, WindowNetwork
-from gem3d_core.spec.method import NetworkFacts
-
-Arguments: TypeAlias = tuple[tuple[Tensor | Conditions, ...], dict[str, Tensor]]
-"""Arguments of a call of a network, by place and by name."""
+from gem3d_core.networks.interface import Network
 
 OVERHEAD = 2.0
 """Memory that is taken over what tensors need: kernels' own space, blocks that do not fit into each other. Measured
@@ -89,10 +82,10 @@ def budget_on(device: torch.device, asked: float | None) -> float | None:
     return whole if asked is None else min(asked, whole)
 
 
-def live_bytes(module: nn.Module, call: Callable[[], Arguments]) -> int:
+def live_bytes(module: nn.Module, arguments: Callable[[], tuple[object, ...]]) -> int:
     """The most bytes that a call without gradients holds at once, inputs included and weights not.
 
-    call: makes the arguments, on the meta device. Nothing is computed; the module itself is left as it is.
+    arguments: makes them, on the meta device. Nothing is computed; the module itself is left as it is.
     """
     state = {
         name: torch.empty_like(tensor, device="meta")
@@ -100,23 +93,22 @@ def live_bytes(module: nn.Module, call: Callable[[], Arguments]) -> int:
     }
     eager = torch.compiler.set_stance("force_eager")  # a compiled module is counted as it is written
     with eager, torch.no_grad(), _Live(state.values()) as live, torch.device("meta"):
-        arguments, named = call()
-        functional_call(module, state, arguments, named)
+        given = arguments()
+        functional_call(module, state, given)
     peak: int = live.peak  # the mode comes without types
     return peak
 
 
-def live_step_bytes(module: nn.Module, call: Callable[[], Arguments]) -> int:
+def live_step_bytes(module: nn.Module, arguments: Callable[[], tuple[object, ...]]) -> int:
     """The most bytes that a training step holds at once: a call, its backward pass and the gradients; weights not.
 
-    The module is on the meta device, and what it trains requires gradients. call: makes the arguments.
+    The module is on the meta device, and what it trains requires gradients.
     """
     known = chain(module.parameters(), module.buffers())
     with _Live(known) as live, torch.device("meta"):
-        arguments, named = call()
-        made = module(*arguments, **named)
-        predicted = made if isinstance(made, Tensor) else made.sample
-        predicted.square().mean().backward()
+        given = arguments()
+        made: Tensor = module(*given)
+        torch.autograd.backward(made.square().mean())
     peak: int = live.peak  # the mode comes without types
     return peak
 
@@ -131,27 +123,14 @@ def largest_batch(one: float, two: float, budget: float) -> int:
     return max(0, 1 + math.floor((budget / OVERHEAD - one) / (two - one)))
 
 
-def blank_arguments(facts: NetworkFacts, slices: int, size: tuple[int, int]) -> tuple[Tensor, Tensor, Conditions]:
-    """Arguments of a call on `slices` latents (h, w): zeros."""
-    x, condition = torch.zeros(slices, facts.latent_channels, *size), facts.condition
-    mask, per_slice = torch.zeros(slices, facts.mask_channels, *size), torch.ones(slices)
-    conditions = Conditions(mask, x if condition.informed else None, per_slice, per_slice)
-    if condition.injection == "cross_attention":
-        conditions = replace(conditions, tokens=blank(condition.image_encoder).tokens(x))
-    return x, torch.zeros(slices, dtype=torch.long), conditions
-
-
-def windows_that_fit(
-    network: WindowNetwork | SliceNetwork, size: tuple[int, int], room: float, flying: InFlight = NONE_IN_FLIGHT
-) -> int:
+def windows_that_fit(network: Network, size: tuple[int, int], room: float, flying: InFlight = NONE_IN_FLIGHT) -> int:
     """How many windows of latents (h, w) one call may denoise within so many bytes beside its weights; at least one.
 
     flying: the volumes for which the same bytes have to do. Counted in float32: under autocast a call holds less.
     """
-    facts = network.facts
 
     def bytes_of(windows: int) -> int:
-        return live_bytes(network, lambda: (blank_arguments(facts, windows * facts.window, size), {}))
+        return live_bytes(network, lambda: network.blank_arguments(windows * network.facts.window, size))
 
     one, two = bytes_of(1), bytes_of(2)
     beside_all = largest_batch(one, two, room - flying.held(flying.most))
@@ -162,7 +141,7 @@ def windows_that_fit(
 
 
 def plan_drawing(
-    network: WindowNetwork | SliceNetwork,
+    network: Network,
     codec: AutoencoderKL | None,
     size: tuple[int, int],
     budget: float,
@@ -183,8 +162,8 @@ def codec_bytes(model: AutoencoderKL, slices: int, size: tuple[int, int]) -> int
     channels, colours = int(model.config["latent_channels"]), int(model.config["in_channels"])
     factor = 2 ** (len(model.config["block_out_channels"]) - 1)
     image = (slices, colours, size[0] * factor, size[1] * factor)
-    decoding = live_bytes(model.decoder, lambda: ((torch.zeros(slices, channels, *size),), {}))
-    return max(decoding, live_bytes(model.encoder, lambda: ((torch.zeros(image),), {})))
+    decoding = live_bytes(model.decoder, lambda: (torch.zeros(slices, channels, *size),))
+    return max(decoding, live_bytes(model.encoder, lambda: (torch.zeros(image),)))
 
 
 def slices_that_pass(model: AutoencoderKL, size: tuple[int, int], room: float) -> int:

@@ -6,13 +6,12 @@ Mask, outline, informed slice, its offset or a slice position are bound before t
 from collections.abc import Callable
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from gem3d_core.diffusion.schedule import Schedule
 from gem3d_core.machine.devices import autocast
 from gem3d_core.networks.conditions import Conditions
-from gem3d_core.networks.slices import SliceNetwork, WindowNetwork, embed_position
+from gem3d_core.networks.interface import Network
 from gem3d_core.spec.method import Precision, SampleSpec
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -21,8 +20,8 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 """The same x_t and t -> what the network predicts, eps, v or x_0, (N, c, h, w), in the precision of its arithmetic."""
 
 
-def predict_slices(network: SliceNetwork | WindowNetwork, cond: Conditions) -> Predict:
-    """Bind conditions to a slice network or to one that sees windows."""
+def predict_slices(network: Network, cond: Conditions) -> Predict:
+    """Bind conditions to a network."""
     told = network.prepared(cond)
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
@@ -48,7 +47,7 @@ def guidance_calls(spec: SampleSpec, *, informed: bool = True) -> int:
     return sum(weight != 0 for weight in guidance_terms(mask, spec.informed_guidance if informed else mask))
 
 
-def guided(network: SliceNetwork | WindowNetwork, cond: Conditions, mask: float, informed: float) -> Predict:
+def guided(network: Network, cond: Conditions, mask: float, informed: float) -> Predict:
     """As `predict_slices`, with guidance on mask and informed slice apart (after Brooks et al., equation 3).
 
     p_0 + mask (p_M - p_0) + informed (p_MI - p_M), where p_0 is predicted without conditions, p_M with the mask and
@@ -69,17 +68,6 @@ def guided(network: SliceNetwork | WindowNetwork, cond: Conditions, mask: float,
         made = weight * first(x, t)  # a tensor of its own: a compiled network writes into the same one again
         for weight, part in others:
             made = made + weight * part(x, t)
-        return made
-
-    return predict
-
-
-def predict_at_position(network: UNet2DConditionModel, p: Tensor) -> Predict:
-    """Bind normalised positions p (N,) to the position-conditioned network."""
-    context = embed_position(p)
-
-    def predict(x: Tensor, t: Tensor) -> Tensor:
-        made: Tensor = network(x, t, encoder_hidden_states=context, return_dict=False)[0]
         return made
 
     return predict

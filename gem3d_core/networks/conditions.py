@@ -35,8 +35,9 @@ class Conditions:
     offset (N,) float: signed distance in slices from the informed slice.
     stride (N,) float: slices between neighbouring slots of the window.
     known: finished slices among the slots, for networks that are told of them; none where there are none.
-    tokens (N, k, d): of the informed slice, for networks that attend to it; made once for all steps.
+    tokens (N, k, d): what networks with cross-attention attend to; made once for all steps.
     window (N, k, h, w): what a volume network tells its 2D layers of the window; it is for no one else to set.
+    position (N,): p in [0, 1], normalised along the volume, for the network that is told of nothing else.
     """
 
     mask: Tensor
@@ -46,6 +47,7 @@ class Conditions:
     known: Pinned | None = None
     tokens: Tensor | None = None
     window: Tensor | None = None
+    position: Tensor | None = None
 
     def rows(self, rows: slice, device: torch.device) -> "Conditions":
         """Some of the slices, on a device."""
@@ -55,6 +57,7 @@ class Conditions:
             self.offset[rows].to(device),
             self.stride[rows].to(device),
             None if self.known is None else self.known.rows(rows, device),
+            position=None if self.position is None else self.position[rows].to(device),
         )
 
     def without(self, mask: Tensor, informed: Tensor) -> "Conditions":
@@ -66,6 +69,12 @@ class Conditions:
         """
         kept = None if self.informed is None else _zeroed(self.informed, informed)
         return replace(self, mask=_zeroed(self.mask, mask), informed=kept)
+
+
+def at_positions(p: Tensor) -> Conditions:
+    """Of slices of which nothing but the normalised position (N,) is known."""
+    nothing = p.new_zeros(len(p), 0)
+    return Conditions(nothing, None, nothing, nothing, position=p)
 
 
 def _zeroed(x: Tensor, rows: Tensor) -> Tensor:

@@ -1,26 +1,32 @@
 """Networks by their facts: built with fresh weights, their weights written and read again."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
-from diffusers import ModelMixin, UNet2DConditionModel
+from diffusers import ModelMixin
 from safetensors.torch import load_file
 from torch import nn
 
 from gem3d_core.codec.interface import Codec
+from gem3d_core.errors import BadInput
 from gem3d_core.networks.image_encoders import open_encoder
-from gem3d_core.networks.injections import Branched, CrossAttended, ImageEncoder
-from gem3d_core.networks.slices import SliceNetwork, WindowNetwork, position_network
+from gem3d_core.networks.injections import ImageEncoder, slice_network
+from gem3d_core.networks.interface import Network
+from gem3d_core.networks.slices import PositionNetwork
 from gem3d_core.networks.volumetric import VolumeNetwork
 from gem3d_core.networks.whole import WholeNetwork
+from gem3d_core.spec.kinds import KINDS
 from gem3d_core.spec.method import ConditionSpec, NetworkFacts, UNetSpec
 
 
 def facts_from(values: dict[str, Any]) -> NetworkFacts:
-    """Facts of plain values, as `dataclasses.asdict` and JSON leave them."""
+    """Facts of plain values, as `dataclasses.asdict` and JSON leave them. Raises BadInput for an unknown kind."""
+    if values["kind"] not in KINDS:
+        raise BadInput(f"a network of kind {values['kind']!r}: expected one of {', '.join(sorted(KINDS))}")
     plain = values | {
         "unet": UNetSpec(**_tuples(values["unet"])),
         "condition": ConditionSpec(**_tuples(values["condition"])),
@@ -33,23 +39,29 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
-Network: TypeAlias = SliceNetwork | WindowNetwork | UNet2DConditionModel
+NETWORKS: dict[str, Callable[..., Network]] = {
+    "slice": slice_network,
+    "volume": VolumeNetwork,
+    "whole": WholeNetwork,
+    "position": PositionNetwork,
+}
+"""What makes a network of a kind: called with its facts, with an image encoder too where conditions are injected, or,
+where it extends another kind, with such a network and its facts."""
 
 
-def recompute_activations(network: Network) -> None:
-    """Keep no activations for the backward pass: it computes them again. Networks of MONAI keep theirs."""
-    for module in network.modules():
-        if isinstance(module, ModelMixin):
-            module.enable_gradient_checkpointing()
-
-
-def build(facts: NetworkFacts, seed: int, encoder: ImageEncoder | None = None) -> Network:
+def build(facts: NetworkFacts, seed: int, encoder: ImageEncoder | None = None, start: Path | None = None) -> Network:
     """A network with fresh weights, drawn from a seed; torch's global generator is left as it was.
 
-    encoder: of the informed slice, where the network attends to it.
+    encoder: of the informed slice, where the network attends to it. start: weights of the network that it extends;
+    none: these are fresh, too.
     """
+    if start is None:
+        with seeded(seed):
+            return _build(facts, encoder)
+    basis = build(_basis(facts), seed, encoder)
+    basis.load_state_dict(load_file(start))
     with seeded(seed):
-        return _build(facts, encoder)
+        return NETWORKS[facts.kind](basis, facts)
 
 
 @contextmanager
@@ -61,20 +73,29 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def _build(facts: NetworkFacts, encoder: ImageEncoder | None) -> Network:
-    if facts.kind == "position":
-        return position_network(facts.unet, facts.latent_channels)
-    if facts.kind == "whole":
-        return WholeNetwork(facts)
-    slices = _slice_network(facts, encoder)
-    return slices if facts.kind == "slice" else VolumeNetwork(slices, facts)
+    kind, network = KINDS[facts.kind], NETWORKS[facts.kind]
+    if kind.extends:
+        return network(_build(_basis(facts), encoder), facts)
+    return network(facts, encoder) if kind.injected else network(facts)
 
 
-def _slice_network(facts: NetworkFacts, encoder: ImageEncoder | None) -> SliceNetwork:
-    if facts.condition.injection == "cross_attention":
-        if encoder is None:
-            raise ValueError("a network that attends to the informed slice needs an image encoder")
-        return CrossAttended(facts, encoder)
-    return Branched(facts) if facts.condition.injection == "controlnet" else SliceNetwork(facts)
+def _basis(facts: NetworkFacts) -> NetworkFacts:
+    """Of the network that another extends."""
+    kind = KINDS[facts.kind].extends
+    assert kind is not None
+    return replace(facts, kind=kind)
+
+
+def recompute_activations(network: Network) -> None:
+    """Keep no activations for the backward pass: it computes them again. For kinds that can (`Kind.recomputes`)."""
+    for module in network.modules():
+        if isinstance(module, ModelMixin):
+            module.enable_gradient_checkpointing()
+
+
+def attends(facts: NetworkFacts) -> bool:
+    """Whether a network looks at the informed slice by tokens of an image encoder."""
+    return facts.condition.attends and KINDS[facts.kind].injected
 
 
 def encoder_of(
@@ -84,7 +105,7 @@ def encoder_of(
 
     Raises NotAvailable where it cannot be had.
     """
-    if facts.condition.injection != "cross_attention" or facts.kind in {"position", "whole"}:
+    if not attends(facts):
         return None
     if codec is None:
         raise ValueError("an image encoder sees decoded slices: give the codec of the latents")

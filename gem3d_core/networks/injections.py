@@ -3,15 +3,18 @@
 Each is a slice network of the same contract, trained and made volumetric like the one that concatenates.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
 import torch
-from diffusers import UNet2DModel
+from diffusers import UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
 
 from gem3d_core.networks.conditions import Conditions
-from gem3d_core.networks.slices import SliceNetwork, attending_unet, slice_unet
+from gem3d_core.networks.image_encoders import blank
+from gem3d_core.networks.interface import Arguments
+from gem3d_core.networks.slices import SliceNetwork, attending, slice_unet
 from gem3d_core.spec.method import NetworkFacts
 
 
@@ -66,14 +69,15 @@ class Branched(SliceNetwork):
 class CrossAttended(SliceNetwork):
     """The mask is concatenated; attention looks at the informed slice as tokens of an image encoder."""
 
-    def __init__(self, facts: NetworkFacts, encoder: ImageEncoder) -> None:
+    def __init__(self, facts: NetworkFacts, encoder: ImageEncoder | None) -> None:
+        if encoder is None:
+            raise ValueError("a network that attends to the informed slice needs an image encoder")
         nn.Module.__init__(self)
         self.facts = facts
         self.encoder = encoder
         inputs = facts.latent_channels + facts.mask_channels
-        self.unet = attending_unet(
-            facts.unet, inputs, facts.latent_channels, encoder.width, offset=facts.condition.slice_offset
-        )
+        offset, outputs = facts.condition.slice_offset, facts.latent_channels
+        self.unet = UNet2DConditionModel(**attending(facts.unet, inputs, outputs, encoder.width, offset=offset))
 
     def forward(self, x: Tensor, t: Tensor, cond: Conditions) -> Tensor:
         """x (N, c, h, w), t (N,) -> (N, c, h, w)."""
@@ -89,6 +93,25 @@ class CrossAttended(SliceNetwork):
         """With the tokens of the informed slice, which all steps look at."""
         assert cond.informed is not None
         return replace(cond, tokens=self.encoder.tokens(cond.informed))
+
+    def blank_arguments(self, slices: int, size: tuple[int, int]) -> Arguments:
+        """Of a call on `slices` latents (h, w): zeros, tokens too."""
+        x, t, cond = super().blank_arguments(slices, size)
+        return x, t, replace(cond, tokens=blank(self.facts.condition.image_encoder).tokens(x))
+
+
+INJECTIONS: dict[str, Callable[..., SliceNetwork]] = {
+    "concat": SliceNetwork,
+    "controlnet": Branched,
+    "cross_attention": CrossAttended,
+}
+"""By `condition.injection`: the class of the slice network."""
+
+
+def slice_network(facts: NetworkFacts, encoder: ImageEncoder | None = None) -> SliceNetwork:
+    """A slice network of its injection; encoder: of the informed slice, where that attends to it."""
+    network = INJECTIONS[facts.condition.injection]
+    return network(facts, encoder) if facts.condition.attends else network(facts)
 
 
 def _zero_convolution(width: int) -> nn.Conv2d:

@@ -1,37 +1,29 @@
-"""The networks of single slices: a 2D UNet, and the position-conditioned one (section 3.1); what windows are drawn by.
+"""The networks of single slices: a 2D UNet, and the position-conditioned one (section 3.1).
 
-All work on latents. A slice network sees (N, c, h, w); one that draws windows sees them folded into the batch,
-((b n) c h w): `volumetric` extends a slice network to such, `whole` takes all slices of a volume. Counted at the
-paper's width: 274.1 M, and + 93.8 M volumetric parameters, as in the release.
+`volumetric` extends a slice network to windows. Counted at the paper's width: 274.1 M, and + 93.8 M volumetric
+parameters, as in the release.
 """
 
 import math
-import os
-import shutil
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from dataclasses import replace
 
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
 
-from gem3d_core.errors import NotAvailable
-from gem3d_core.networks.conditions import Conditions
+from gem3d_core.networks.conditions import Conditions, at_positions
+from gem3d_core.networks.interface import Arguments, Network
 from gem3d_core.spec.method import NetworkFacts, UNetSpec
 
-Backend: TypeAlias = str | Callable[..., Callable[..., Any]]
-"""Backend of torch.compile: a name, or a function of a graph and its example inputs."""
 POSITION_EMBEDDING = 128
 """Width of the sinusoid of 1000 p [release]."""
 
 
-class SliceNetwork(nn.Module):
+class SliceNetwork(Network):
     """The slice model: (x, t, conditions) -> prediction, for slices (N, c, h, w).
 
     Mask and informed slice are concatenated to the noisy latent [paper]. Volumetric layers are inserted into `unets`.
     """
-
-    layout = torch.channels_last
 
     def __init__(self, facts: NetworkFacts) -> None:
         super().__init__()
@@ -50,10 +42,6 @@ class SliceNetwork(nn.Module):
             self.concatenated(x, cond), t, class_labels=self.labels(cond), return_dict=False
         )[0]
         return prediction
-
-    def prepared(self, cond: Conditions) -> Conditions:
-        """With what is the same for all steps."""
-        return cond
 
     def concatenated(self, x: Tensor, cond: Conditions) -> Tensor:
         """Noisy latent, mask and informed slice (Algorithm 1, line 9), and what is told of the window."""
@@ -79,23 +67,21 @@ def slice_unet(spec: UNetSpec, in_channels: int, out_channels: int, *, offset: b
     )
 
 
-def attending_unet(
-    spec: UNetSpec, in_channels: int, out_channels: int, context: int, *, offset: bool
-) -> UNet2DConditionModel:
-    """A 2D UNet whose attention also sees a context of tokens (N, k, context)."""
-    return UNet2DConditionModel(
-        in_channels=in_channels,
-        out_channels=out_channels,
-        block_out_channels=widths(spec),
-        layers_per_block=spec.blocks,
-        down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in has_attention(spec)),
-        up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(has_attention(spec))),
+def attending(spec: UNetSpec, in_channels: int, out_channels: int, context: int, *, offset: bool) -> dict[str, object]:
+    """Arguments of a `UNet2DConditionModel`, whose attention also sees a context of tokens (N, k, context)."""
+    return {
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "block_out_channels": widths(spec),
+        "layers_per_block": spec.blocks,
+        "down_block_types": tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in has_attention(spec)),
+        "up_block_types": tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(has_attention(spec))),
         # diffusers' name notwithstanding, this argument is the number of heads of each level
-        attention_head_dim=tuple(width // spec.head_channels for width in widths(spec)),
-        norm_num_groups=spec.norm_groups,
-        cross_attention_dim=context,
-        class_embed_type="timestep" if offset else None,
-    )
+        "attention_head_dim": tuple(width // spec.head_channels for width in widths(spec)),
+        "norm_num_groups": spec.norm_groups,
+        "cross_attention_dim": context,
+        "class_embed_type": "timestep" if offset else None,
+    }
 
 
 def widths(spec: UNetSpec) -> tuple[int, ...]:
@@ -108,9 +94,29 @@ def has_attention(spec: UNetSpec) -> list[bool]:
     return [2**level in spec.attention_at for level in range(len(spec.multipliers))]
 
 
-def position_network(spec: UNetSpec, channels: int) -> UNet2DConditionModel:
+class PositionNetwork(UNet2DConditionModel, Network):  # type: ignore[misc]  # diffusers comes without types
     """The mask-free slice model; its cross-attention context is the embedding of p (Appendix A)."""
-    return attending_unet(spec, channels, channels, POSITION_EMBEDDING, offset=False)
+
+    def __init__(self, facts: NetworkFacts) -> None:
+        channels = facts.latent_channels
+        super().__init__(**attending(facts.unet, channels, channels, POSITION_EMBEDDING, offset=False))
+        self.facts = facts
+
+    def forward(self, x: Tensor, t: Tensor, cond: Conditions) -> Tensor:
+        """x (N, c, h, w), t (N,) -> (N, c, h, w)."""
+        prediction: Tensor = super().forward(x, t, encoder_hidden_states=cond.tokens, return_dict=False)[0]
+        return prediction
+
+    def prepared(self, cond: Conditions) -> Conditions:
+        """With the position embedded, as the one token."""
+        assert cond.position is not None
+        return replace(cond, tokens=embed_position(cond.position))
+
+    def blank_arguments(self, slices: int, size: tuple[int, int]) -> Arguments:
+        """Of a call on `slices` latents (h, w): zeros."""
+        x, t = torch.zeros(slices, self.facts.latent_channels, *size), torch.zeros(slices, dtype=torch.long)
+        cond = at_positions(torch.zeros(slices, 0))
+        return x, t, replace(cond, tokens=torch.zeros(slices, 1, POSITION_EMBEDDING))
 
 
 def embed_position(p: Tensor) -> Tensor:
@@ -119,45 +125,3 @@ def embed_position(p: Tensor) -> Tensor:
     rates = torch.exp(-math.log(10000) * torch.arange(half, device=p.device) / half)
     angle = 1000 * p.float()[:, None] * rates
     return torch.cat([angle.cos(), angle.sin()], dim=1)[:, None]
-
-
-class WindowNetwork(nn.Module):
-    """What sampling needs of a network that draws whole windows, ((b n) c h w), at once."""
-
-    facts: NetworkFacts
-    layout = torch.channels_last
-    """Memory layout of weights in which convolutions are fastest."""
-    fixed_batch = False
-    """Whether every call must be of one size."""
-
-    @property
-    def n(self) -> int:
-        """Slices of a window."""
-        return self.facts.window
-
-    def prepared(self, cond: Conditions) -> Conditions:
-        """With what is the same for all steps."""
-        return cond
-
-    def compile_for_sampling(self, backend: Backend = "inductor") -> None:
-        """Compile the forward pass for batches of one size, to CUDA graphs on a GPU; `fixed_batch` asks for such.
-
-        The weights of 2D convolutions are stored channels-last, as compiled convolutions want them. Raises NotAvailable
-        on a CPU without the C++ compiler that torch would call.
-        """
-        self.to(memory_format=self.layout)
-        on_gpu = next(self.parameters()).is_cuda
-        compiler = os.environ.get("CXX", "g++")
-        if backend == "inductor" and not on_gpu and shutil.which(compiler) is None:
-            raise NotAvailable(
-                f"compiling a network for the CPU takes a C++ compiler, and {compiler} is not here: install it, name "
-                "another in CXX, or leave runtime.compile at false"
-            )
-        options = {"mode": "reduce-overhead"} if backend == "inductor" and on_gpu else {}
-        self.compile(backend=backend, fullgraph=True, dynamic=False, **options)
-        self.fixed_batch = True
-
-
-def count_parameters(network: nn.Module) -> int:
-    """Number of scalars among the parameters."""
-    return sum(p.numel() for p in network.parameters())

@@ -13,7 +13,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from gem3d_core.networks.conditions import Conditions
-from gem3d_core.networks.slices import SliceNetwork, WindowNetwork
+from gem3d_core.networks.interface import Arguments, WindowNetwork
+from gem3d_core.networks.slices import SliceNetwork
 from gem3d_core.spec.method import NetworkFacts, UNetSpec
 
 STRIDE_WAVES = 8
@@ -134,8 +135,12 @@ class VolumeNetwork(WindowNetwork):
         """With what is the same for all steps."""
         return self.slices.prepared(cond)
 
-    def volumetric_parameters(self) -> dict[str, nn.Parameter]:
-        """The parameters that stage 2 trains, by name."""
+    def blank_arguments(self, slices: int, size: tuple[int, int]) -> Arguments:
+        """As its slice network's."""
+        return self.slices.blank_arguments(slices, size)
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """Those of the volumetric layers, which stage 2 trains, by name."""
         frozen = {name for name, _ in self.named_parameters() if ".spatial." in name}
         layers = {name for name, m in self.named_modules() if isinstance(m, SliceConv | SliceAttention | Widened)}
         return {

@@ -10,7 +10,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from gem3d_core.networks.conditions import Conditions
-from gem3d_core.networks.slices import WindowNetwork, has_attention, widths
+from gem3d_core.networks.interface import WindowNetwork
+from gem3d_core.networks.slices import has_attention, widths
 from gem3d_core.spec.method import NetworkFacts, UNetSpec
 
 LEVELS = 2

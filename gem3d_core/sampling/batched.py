@@ -17,7 +17,7 @@ from gem3d_core.diffusion.schedule import Schedule
 from gem3d_core.diffusion.solvers import nothing_pinned, solve
 from gem3d_core.machine.out_of_memory import halved_until_it_fits
 from gem3d_core.networks.conditions import Conditions, Pinned, fold
-from gem3d_core.networks.slices import SliceNetwork, WindowNetwork
+from gem3d_core.networks.interface import Network
 from gem3d_core.sampling.windows import Window, most_ready, plan_volume
 from gem3d_core.seeds import generator, normal
 from gem3d_core.spec.method import ConditionSpec, SampleSpec
@@ -62,7 +62,7 @@ class _Volume:
 
 
 def sample_volumes(
-    network: WindowNetwork | SliceNetwork,
+    network: Network,
     requests: Iterable[VolumeRequest],
     schedule: Schedule,
     spec: SampleSpec,
@@ -100,7 +100,7 @@ def sample_volumes(
 
 
 def _draw_what_fits(
-    network: WindowNetwork | SliceNetwork,
+    network: Network,
     jobs: list[tuple[_Volume, int]],
     batch: int,
     schedule: Schedule,
@@ -111,20 +111,19 @@ def _draw_what_fits(
 
     A network that takes batches of one size only gets the last window repeated up to it.
     """
-    fixed = isinstance(network, WindowNetwork) and network.fixed_batch
 
     def draw(size: int) -> Tensor:
         chosen = jobs[:size]
         padding = [chosen[-1]] * (size - len(chosen))
         return _draw(network, chosen + padding, schedule, spec, device)[: len(chosen)]
 
-    wanted = batch if fixed else len(jobs)
+    wanted = batch if network.fixed_batch else len(jobs)
     windows, size = halved_until_it_fits(draw, wanted, "one window")
     return windows, batch if size == wanted else size
 
 
 def _draw(
-    network: WindowNetwork | SliceNetwork,
+    network: Network,
     jobs: list[tuple[_Volume, int]],
     schedule: Schedule,
     spec: SampleSpec,

@@ -18,13 +18,11 @@ import torch
 from torch import Tensor
 
 from gem3d_core.codec.interface import Codec, load_codec
-from gem3d_core.diffusion.schedule import make_schedule
 from gem3d_core.errors import BadInput
 from gem3d_core.machine.checkpoints import save_tensors
 from gem3d_core.machine.files import write_text
-from gem3d_core.networks.files import Network, facts_from, load_network
-from gem3d_core.networks.slices import SliceNetwork, WindowNetwork
-from gem3d_core.sampling.volumes import VolumeModel
+from gem3d_core.networks.files import facts_from, load_network
+from gem3d_core.networks.interface import Network
 from gem3d_core.spec.method import DiffusionSpec, NetworkFacts
 
 FORMAT = 1
@@ -112,11 +110,3 @@ def open_network(folder: Path, device: torch.device) -> tuple[ModelFacts, Networ
     encoder = folder / ENCODER
     network = load_network(facts.network, folder / WEIGHTS, device, codec, encoder if encoder.is_dir() else None)
     return facts, network, codec
-
-
-def open_drawing(folder: Path, device: torch.device) -> tuple[ModelFacts, VolumeModel]:
-    """A model that samples volumes. Raises BadInput for one that does not, and as `read_facts`."""
-    facts, network, codec = open_network(folder, device)
-    if not isinstance(network, WindowNetwork | SliceNetwork):
-        raise BadInput(f"{folder} holds a {facts.network.kind} model: expected one that samples volumes")
-    return facts, VolumeModel(network, codec, make_schedule(facts.diffusion), facts.labels, device)

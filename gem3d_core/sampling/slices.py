@@ -1,18 +1,19 @@
 """Single slices drawn by the position-conditioned model."""
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from gem3d_core.diffusion.denoise import denoiser, predict_at_position
+from gem3d_core.diffusion.denoise import denoiser, predict_slices
 from gem3d_core.diffusion.schedule import Schedule
 from gem3d_core.diffusion.solvers import Noise, nothing_pinned, solve
+from gem3d_core.networks.conditions import at_positions
+from gem3d_core.networks.interface import Network
 from gem3d_core.seeds import generator, normal
 from gem3d_core.spec.method import SampleSpec
 
 
 def sample_slices(
-    network: UNet2DConditionModel,
+    network: Network,
     positions: list[float],
     seeds: list[int],
     shape: tuple[int, int, int],
@@ -26,7 +27,7 @@ def sample_slices(
         p = torch.tensor(positions[first : first + spec.batch], device=device)
         noise = _slice_noise(seeds[first : first + spec.batch], shape, device)
         x = noise()
-        denoise = denoiser(predict_at_position(network, p), schedule, spec.precision, device)
+        denoise = denoiser(predict_slices(network, at_positions(p)), schedule, spec.precision, device)
         drawn.append(solve(denoise, x, schedule, spec, noise, nothing_pinned(x)).cpu())
     return torch.cat(drawn)
 

@@ -5,16 +5,20 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from gem3d_core.codec.interface import Codec
-from gem3d_core.diffusion.schedule import Schedule
+from gem3d_core.diffusion.schedule import Schedule, make_schedule
+from gem3d_core.errors import BadInput
 from gem3d_core.networks.conditions import encode_mask
-from gem3d_core.networks.slices import SliceNetwork, WindowNetwork
+from gem3d_core.networks.interface import Network
 from gem3d_core.sampling.batched import VolumeRequest, sample_volumes
+from gem3d_core.sampling.model import ModelFacts, open_network
 from gem3d_core.sampling.windows import plan_volume, start_slice, window_borders
+from gem3d_core.spec.kinds import KINDS
 from gem3d_core.spec.method import NetworkFacts, SampleSpec
 
 OUTSIDE = -1.0
@@ -45,11 +49,19 @@ class Recipe:
 class VolumeModel:
     """A trained network with everything that it was trained under; a slice network draws a window slice by slice."""
 
-    network: WindowNetwork | SliceNetwork
+    network: Network
     codec: Codec
     schedule: Schedule
     labels: tuple[int, ...]
     device: torch.device
+
+
+def open_drawing(folder: Path, device: torch.device) -> tuple[ModelFacts, VolumeModel]:
+    """A model that samples volumes. Raises BadInput for one that does not, and as `read_facts`."""
+    facts, network, codec = open_network(folder, device)
+    if KINDS[facts.network.kind].told != "conditions":
+        raise BadInput(f"{folder} holds a {facts.network.kind} model: expected one that samples volumes")
+    return facts, VolumeModel(network, codec, make_schedule(facts.diffusion), facts.labels, device)
 
 
 @dataclass(frozen=True)

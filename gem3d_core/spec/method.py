@@ -20,9 +20,8 @@ Injection = Literal["concat", "controlnet", "cross_attention"]
 that is trained together with the main one; mask concatenated and informed slice attended to, as tokens of an image
 encoder."""
 
-NetworkKind = Literal["slice", "volume", "whole", "position"]
-"""slice: 2D, one slice at a time; volume: that with volumetric layers, a window at a time; whole: 3D, all slices of a
-volume at once; position: 2D and mask-free, conditioned on a slice's position."""
+NetworkKind = str
+"""One of `spec.kinds.KINDS`."""
 
 Continuation = Literal["repaint", "known", "informed", "none"]
 """What a window takes over from finished ones: repaint pins the overlapped slices at every step [paper]; known gives
@@ -172,6 +171,11 @@ class ConditionSpec:
         """Whether windows have strides of their own."""
         return len(self.strides) > 1
 
+    @property
+    def attends(self) -> bool:
+        """Whether the informed slice reaches the network as tokens of an image encoder."""
+        return self.injection == "cross_attention"
+
 
 @dataclass(frozen=True)
 class NetworkFacts:
@@ -288,21 +292,6 @@ class InformedSpec:
     """generated: how; slices are drawn one by one, so that only solver, steps, eta, batch and precision count."""
 
     def __post_init__(self) -> None:
-        plain = SampleSpec()
-        for name in (
-            "overlap",
-            "first_window",
-            "continuation",
-            "plan",
-            "resample",
-            "mask_guidance",
-            "informed_guidance",
-        ):
-            if getattr(self.sample, name) != getattr(plain, name):
-                raise ValueError(
-                    f"sample.{name}={getattr(self.sample, name)}: informed slices are drawn one by one and for no "
-                    "mask, without windows and guidance; it is a setting of resample"
-                )
         low, high = self.start
         if not 0 <= low <= high <= 1:
             raise ValueError(f"start={self.start}: the range of p is two numbers with 0 <= low <= high <= 1")

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from gem3d_core.networks.conditions import Conditions, Pinned, fold, pad_slices
+from gem3d_core.networks.conditions import Conditions, Pinned, at_positions, fold, pad_slices
 from gem3d_core.spec.method import ConditionSpec
 
 
@@ -156,15 +156,15 @@ def _integer(below: int, rng: torch.Generator) -> int:
     return int(torch.randint(below, (), generator=rng))
 
 
-def draw_positions(cases: list[LatentCase], count: int, rng: torch.Generator) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Slices (N, c, h, w) with their normalised positions p = (k + 1/2) / Z (N,), for the mask-free model."""
+def draw_positions(cases: list[LatentCase], count: int, rng: torch.Generator) -> Batch:
+    """Slices with their normalised positions p = (k + 1/2) / Z, for the mask-free model."""
     slices, positions, names = [], [], []
     for case in _pick(cases, count, rng):
         k = int(torch.randint(case.depth, (), generator=rng))
         slices.append(case.image[k])
         positions.append((k + 0.5) / case.depth)
         names.append(f"{case.name}[{k}]")
-    return torch.stack(slices), torch.tensor(positions), tuple(names)
+    return Batch(torch.stack(slices), at_positions(torch.tensor(positions)), tuple(names))
 
 
 def _pick(cases: list[LatentCase], count: int, rng: torch.Generator) -> list[LatentCase]:

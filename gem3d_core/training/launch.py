@@ -25,13 +25,7 @@ from gem3d_core.networks.files import facts_from
 from gem3d_core.spec.method import DiffusionSpec, NetworkFacts, TrainSpec
 from gem3d_core.training.batches import LatentCase, held_on, open_latents
 from gem3d_core.training.loop import OnStep, Trained
-from gem3d_core.training.models import (
-    Training,
-    train_position_model,
-    train_slice_model,
-    train_whole_model,
-    tune_volume_model,
-)
+from gem3d_core.training.models import Training, train_model
 from gem3d_core.training.ranks import ALONE, Ranks
 
 Outcome = tuple[dict[str, Tensor], Trained]
@@ -100,14 +94,7 @@ def train_job(job: Job, device: torch.device, on_step: OnStep, ranks: Ranks = AL
         ranks=ranks,
         plan=_plan(job, budget, ranks, cases[0]),
     )
-    if job.facts.kind == "slice":
-        return train_slice_model(job.facts, training)
-    if job.facts.kind == "position":
-        return train_position_model(job.facts, training)
-    if job.facts.kind == "whole":
-        return train_whole_model(job.facts, training)
-    assert job.slice_weights is not None
-    return tune_volume_model(job.facts, Path(job.slice_weights), training)
+    return train_model(job.facts, training, None if job.slice_weights is None else Path(job.slice_weights))
 
 
 def _plan(job: Job, budget: float | None, ranks: Ranks, case: LatentCase) -> TrainingPlan:

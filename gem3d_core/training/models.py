@@ -1,25 +1,23 @@
-"""The three models of the method: how each is built, trained and opened again (section 3.1, Appendix A)."""
+"""Training a network of any kind: from what, on what and for what (section 3.1, Appendix A)."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gem3d_core.budget.costs import TrainingPlan
+from gem3d_core.budget.costs import TrainingPlan, training_units
 from gem3d_core.codec.interface import Codec
 from gem3d_core.diffusion.adversarial import Verdict, adversarial_loss
-from gem3d_core.diffusion.denoise import Predict, predict_at_position, predict_slices
-from gem3d_core.diffusion.losses import Example, Judge, Loss, diffusion_loss, draw_timesteps
+from gem3d_core.diffusion.denoise import predict_slices
+from gem3d_core.diffusion.losses import Example, Loss, diffusion_loss, draw_timesteps
 from gem3d_core.diffusion.schedule import Schedule
-from gem3d_core.networks.files import Network, build, encoder_of, recompute_activations, seeded
-from gem3d_core.networks.slices import SliceNetwork, WindowNetwork
-from gem3d_core.networks.volumetric import VolumeNetwork
-from gem3d_core.networks.whole import Discriminator, WholeNetwork
+from gem3d_core.networks.files import build, encoder_of, recompute_activations, seeded
+from gem3d_core.networks.interface import Network
+from gem3d_core.networks.whole import Discriminator
+from gem3d_core.spec.kinds import KINDS
 from gem3d_core.spec.method import NetworkFacts, TrainSpec
 from gem3d_core.training.batches import Batch, LatentCase, draw_positions, draw_windows
 from gem3d_core.training.loop import Draw, OnStep, Trained, train
@@ -28,7 +26,7 @@ from gem3d_core.training.ranks import ALONE, Ranks
 
 @dataclass(frozen=True)
 class Training:
-    """What all three trainings share."""
+    """What all trainings share."""
 
     cases: list[LatentCase]
     schedule: Schedule
@@ -46,110 +44,56 @@ class Training:
     plan: TrainingPlan = field(default_factory=TrainingPlan)
 
 
-def train_slice_model(facts: NetworkFacts, training: Training) -> tuple[dict[str, Tensor], Trained]:
-    """Stage 1: slices of windows, a t for every slice; returns the EMA weights of the whole network."""
-    network = build(facts, training.seed, encoder_of(facts, training.codec, training.device))
-    assert isinstance(network, SliceNetwork)
-    spec, keep = training.spec, min(training.spec.slices_per_window, facts.window)
-
-    def draw(rng: torch.Generator) -> Iterator[Example]:
-        batch = draw_windows(training.cases, spec.batch, facts.condition, keep, rng)
-        t = draw_timesteps(len(batch.clean), 1, training.schedule, rng)
-        return _of_windows(training, network, batch, t, rng)
-
-    return _run(network, dict(network.named_parameters()), draw, training)
-
-
-def tune_volume_model(
-    facts: NetworkFacts, slice_weights: Path, training: Training
-) -> tuple[dict[str, Tensor], Trained]:
-    """Stage 2: whole windows, one t for each; only the volumetric layers, inserted into stage 1's EMA, are trained."""
-    slices = build(replace(facts, kind="slice"), training.seed, encoder_of(facts, training.codec, training.device))
-    assert isinstance(slices, SliceNetwork)
-    slices.load_state_dict(load_file(slice_weights))
-    with seeded(training.seed):
-        network = VolumeNetwork(slices, facts)
-    return _run(network, network.volumetric_parameters(), _windows(training, network), training)
-
-
-def train_whole_model(facts: NetworkFacts, training: Training) -> tuple[dict[str, Tensor], Trained]:
-    """A 3D network from scratch, on whole volumes with one t for each: 3D LDM, or adversarially Pix2Pix 3D."""
-    network = build(facts, training.seed)
-    assert isinstance(network, WholeNetwork)
-    parameters = dict(network.named_parameters())
-    if training.spec.objective == "diffusion":
-        return _run(network, parameters, _windows(training, network), training)
-
-    with seeded(training.seed):
-        discriminator = Discriminator(facts)
-    discriminator.to(training.device)
-    both = parameters | {f"{DISCRIMINATOR}{name}": p for name, p in discriminator.named_parameters()}
-    loss = partial(adversarial_loss, schedule=training.schedule)
-    weights, trained = _run(network, both, _windows(training, network, discriminator), training, loss)
-    return {name: w for name, w in weights.items() if not name.startswith(DISCRIMINATOR)}, trained
-
-
 DISCRIMINATOR = "discriminator."
 """Before the names of its parameters, which are not part of the model."""
 
 
-def _windows(training: Training, network: WindowNetwork, discriminator: Discriminator | None = None) -> Draw:
-    """Whole windows; to be drawn in one step where there is a discriminator, from timesteps of all kinds elsewhere."""
+def train_model(
+    facts: NetworkFacts, training: Training, start: Path | None = None
+) -> tuple[dict[str, Tensor], Trained]:
+    """Train a network of any kind; returns the EMA of what is trained beside the rest of its weights.
+
+    Stage 1 trains on slices of windows, a t for every slice; stage 2 on whole windows, one t for each, and only the
+    volumetric layers. start: stage 1's EMA, for a kind that extends another. Raises ValueError where that is missing.
+    """
+    kind, spec = KINDS[facts.kind], training.spec
+    if kind.extends and start is None:
+        raise ValueError(f"a {facts.kind} network extends a trained {kind.extends} network: give its weights")
+    network = build(facts, training.seed, encoder_of(facts, training.codec, training.device), start)
+    parameters = network.trained_parameters()
+    discriminator, loss = None, partial(diffusion_loss, schedule=training.schedule)
+    if spec.objective == "adversarial":
+        with seeded(training.seed):
+            discriminator = Discriminator(facts).to(training.device)
+        parameters |= {f"{DISCRIMINATOR}{name}": p for name, p in discriminator.named_parameters()}
+        loss = partial(adversarial_loss, schedule=training.schedule)
+
+    units, size = training_units(facts, spec)
 
     def draw(rng: torch.Generator) -> Iterator[Example]:
-        n, count = network.n, training.spec.batch
-        batch = draw_windows(training.cases, count, network.facts.condition, n, rng)
-        t = draw_timesteps(count, n, training.schedule, rng)
-        if discriminator is not None:
+        if kind.told == "position":
+            batch = draw_positions(training.cases, units, rng)
+        else:
+            batch = draw_windows(training.cases, spec.batch, facts.condition, units * size // spec.batch, rng)
+        t = draw_timesteps(units, size, training.schedule, rng)
+        if discriminator is not None:  # the network is to draw in one step
             t = torch.full_like(t, training.schedule.timesteps(1)[0])
-        return _of_windows(training, network, batch, t, rng, discriminator)
+        return _pieces(training, network, batch, t, rng, discriminator)
 
-    return draw
-
-
-def train_position_model(facts: NetworkFacts, training: Training) -> tuple[dict[str, Tensor], Trained]:
-    """The mask-free slice model conditioned on p; returns its EMA weights."""
-    network = build(facts, training.seed)
-    assert isinstance(network, UNet2DConditionModel)
-
-    def draw(rng: torch.Generator) -> Iterator[Example]:
-        clean, p, names = draw_positions(training.cases, training.spec.batch, rng)
-        t = draw_timesteps(len(clean), 1, training.schedule, rng)
-
-        def bind(rows: slice) -> tuple[Predict, None]:
-            return predict_at_position(network, p[rows].to(training.device)), None
-
-        return _pieces(training, clean, t, names, bind, rng)
-
-    return _run(network, dict(network.named_parameters()), draw, training)
-
-
-def _of_windows(
-    training: Training,
-    network: SliceNetwork | WindowNetwork,
-    batch: Batch,
-    t: Tensor,
-    rng: torch.Generator,
-    discriminator: Discriminator | None = None,
-) -> Iterator[Example]:
-    def bind(rows: slice) -> tuple[Predict, Judge | None]:
-        conditions = batch.conditions.rows(rows, training.device)
-        judge = None if discriminator is None else Verdict(discriminator, conditions)
-        return predict_slices(network, conditions), judge
-
-    return _pieces(training, batch.clean, t, batch.names, bind, rng, batch.drawn)
+    weights, trained = _run(network, parameters, draw, loss, training)
+    return {name: w for name, w in weights.items() if not name.startswith(DISCRIMINATOR)}, trained
 
 
 def _pieces(
     training: Training,
-    clean: Tensor,
+    network: Network,
+    batch: Batch,
     t: Tensor,
-    names: tuple[str, ...],
-    bind: Callable[[slice], tuple[Predict, Judge | None]],
     rng: torch.Generator,
-    drawn: Tensor | None = None,
+    discriminator: Discriminator | None,
 ) -> Iterator[Example]:
     """This rank's rows of a batch, piece by piece on the device; the noise is drawn for all rows by every rank."""
+    clean, drawn = batch.clean, batch.drawn
     eps = torch.randn(clean.shape, generator=rng)
     mine, count, device = training.ranks.rows(len(clean)), training.plan.pieces, training.device
     emphasis = training.emphasis if training.schedule.spec.channel_weighting == "spread" else None
@@ -158,17 +102,19 @@ def _pieces(
     for first in range(mine.start, mine.stop, size):
         rows = slice(first, first + size)
         x, e, s = (part[rows].to(device) for part in (clean, eps, t))
-        predict, judge = bind(rows)
+        conditions = batch.conditions.rows(rows, device)
+        judge = None if discriminator is None else Verdict(discriminator, conditions)
         counted = None if drawn is None else drawn[rows].to(device)
-        yield Example(x, e, s, predict, names, emphasis, counted, judge, 1 / count)
+        predict = predict_slices(network, conditions)
+        yield Example(x, e, s, predict, batch.names, emphasis, counted, judge, 1 / count)
 
 
 def _run(
     network: Network,
     parameters: dict[str, nn.Parameter],
     draw: Draw,
+    loss: Loss,
     training: Training,
-    loss: Loss | None = None,
 ) -> tuple[dict[str, Tensor], Trained]:
     if training.plan.recompute:
         recompute_activations(network)
@@ -176,7 +122,7 @@ def _run(
         network,
         parameters,
         draw,
-        loss or partial(diffusion_loss, schedule=training.schedule),
+        loss,
         training.spec,
         training.seed,
         training.folder,

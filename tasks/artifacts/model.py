@@ -11,10 +11,11 @@ from data_catalog import Artifact, Catalog
 from gem3d_core.budget.memory import NONE_IN_FLIGHT, InFlight, budget_on, plan_drawing
 from gem3d_core.codec.kl import KL
 from gem3d_core.errors import BadInput
-from gem3d_core.networks.slices import WindowNetwork
+from gem3d_core.networks.interface import WindowNetwork
 from gem3d_core.sampling.batched import windows_at_once
-from gem3d_core.sampling.model import CONFIGURATION, FACTS, open_drawing
-from gem3d_core.sampling.volumes import DECODED_AHEAD, VolumeModel, volume_bytes
+from gem3d_core.sampling.model import CONFIGURATION, FACTS
+from gem3d_core.sampling.volumes import DECODED_AHEAD, VolumeModel, open_drawing, volume_bytes
+from gem3d_core.spec.kinds import KINDS, trained_by
 from gem3d_core.spec.method import ConditionSpec, DiffusionSpec, NetworkFacts, NetworkKind, SampleSpec
 from tasks.artifacts.configuration import read_configuration
 
@@ -64,7 +65,7 @@ def useful_batch(config: Config, condition: ConditionSpec, depths: list[int]) ->
 
     A network that is compiled computes whole batches, filled or not: one window for each volume.
     """
-    compiled = config.runtime.compile and config.generator != "slice"
+    compiled = config.runtime.compile and KINDS[config.generator].unit == "window"
     return len(depths) if compiled else windows_at_once(depths, condition, config.resample)
 
 
@@ -88,7 +89,7 @@ def _require_same(artifact: Artifact, config: Config, model: VolumeModel) -> Non
         raise BadInput(f"{artifact.ref} is a {facts.kind} model: generator={config.generator} needs another")
     condition = replace(config.condition, window=facts.condition.window, known=facts.condition.known)
     for section, asked, trained in (
-        ("condition", condition if facts.kind == "whole" else config.condition, facts.condition),
+        ("condition", condition if KINDS[facts.kind].all_slices else config.condition, facts.condition),
         ("diffusion", config.diffusion, process),
     ):
         if _of_slices(facts.kind, asked) != _of_slices(facts.kind, trained):
@@ -99,8 +100,8 @@ def _require_same(artifact: Artifact, config: Config, model: VolumeModel) -> Non
 
 
 def _of_slices(kind: NetworkKind, spec: ConditionSpec | DiffusionSpec) -> ConditionSpec | DiffusionSpec:
-    """A slice model is never told of known slices, which are stage 2's."""
-    return replace(spec, known=False) if kind == "slice" and isinstance(spec, ConditionSpec) else spec
+    """Some models are never told of known slices, whatever the configuration says."""
+    return replace(spec, known=False) if not KINDS[kind].sees_window and isinstance(spec, ConditionSpec) else spec
 
 
 def model_folder(catalog: Catalog, artifact: Artifact) -> Path:
@@ -120,10 +121,10 @@ def configuration_of(catalog: Catalog, artifact: Artifact) -> Config:
 
 def samples_volumes(artifact: Artifact) -> bool:
     """Whether a `model` is a generator of volumes."""
-    return artifact.meta.get("network") in {"volume", "whole"}
+    return artifact.meta.get("network") in trained_by("tune_volume")
 
 
-def newest_volume_model(catalog: Catalog, networks: Collection[str] = ("volume", "whole")) -> Artifact | None:
+def newest_volume_model(catalog: Catalog, networks: Collection[str] = trained_by("tune_volume")) -> Artifact | None:
     """The model that was made last to sample volumes of a dataset, of one of the given kinds; None where there is none.
 
     Models of other systems beside a dataset's own do not count.

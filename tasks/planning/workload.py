@@ -10,6 +10,7 @@ from gem3d_core.prepare.split import evenly, split_cases
 from gem3d_core.sampling.batched import count_windows
 from gem3d_core.scans.dataset import Dataset
 from gem3d_core.scans.volumes import axial_depth, read_header
+from gem3d_core.spec.kinds import KINDS
 from gem3d_core.spec.method import ConditionSpec
 from tasks.stages.informed import variants
 
@@ -63,7 +64,7 @@ class Load:
     def drawn_under(self) -> ConditionSpec:
         """Conditions of the network that draws, its window as deep as it will be."""
         condition = self.config.condition
-        if self.config.generator != "whole":
+        if not KINDS[self.config.generator].all_slices:
             return condition
         return replace(condition, window=whole_window(max(self.depths[c] for c in self.train), self.config.unet))
 

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
 
 from configs import Config
 from data_catalog import Artifact
@@ -17,6 +16,7 @@ from gem3d_core.sampling.donors import Donor, InformedSource, choose_sources
 from gem3d_core.sampling.model import open_network
 from gem3d_core.sampling.slices import sample_slices
 from gem3d_core.scans.volumes import write_nifti
+from gem3d_core.spec.kinds import KINDS
 from tasks.artifacts.latents import latent_shape
 from tasks.artifacts.model import model_folder
 from tasks.artifacts.prepared import Prepared, open_prepared
@@ -120,7 +120,8 @@ def _generate(
     with accelerator(config) as device:
         where = torch.device(device)
         facts, network, codec = open_network(model_folder(work.catalog, work.get(model)), where)
-        assert isinstance(network, UNet2DConditionModel)
+        if KINDS[facts.network.kind].told != "position":
+            raise BadInput(f"{model} is a {facts.network.kind} model: expected one of positions, model/NAME-informed")
         schedule = make_schedule(facts.diffusion)
         for first in range(0, len(sources), spec.batch):
             batch, file = sources[first : first + spec.batch], work.folder / f"slices_{first}.safetensors"

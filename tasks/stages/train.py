@@ -15,6 +15,7 @@ from data_catalog import Artifact
 from gem3d_core.errors import BadInput
 from gem3d_core.networks.whole import whole_window
 from gem3d_core.sampling.model import WEIGHTS, ModelFacts, save_model
+from gem3d_core.spec.kinds import KINDS
 from gem3d_core.spec.method import ConditionSpec, NetworkFacts, NetworkKind, TrainSpec, UNetSpec
 from gem3d_core.training.launch import Job, train_job, train_job_in_processes
 from gem3d_core.training.loop import Trained
@@ -96,7 +97,7 @@ class Training(Stage):
         return encoder_weights(self.course(self.run.config).condition)
 
     def _job(self, work: Work, course: Course, latents: Artifact) -> Job:
-        catalog, attends = work.catalog, course.condition.injection == "cross_attention"
+        catalog, attends = work.catalog, course.condition.attends
         before = catalog.path(work.get(self.before), WEIGHTS) if self.before else None
         return Job(
             facts=network_facts(course, latents, training_files(catalog, latents)),
@@ -172,13 +173,13 @@ class TuneVolume(Training):
 
     def __post_init__(self) -> None:
         generator = self.run.config.generator
-        if generator != "whole" and self.slice_model is None:
+        if "train_slices" in self.run.config.trained and self.slice_model is None:
             raise BadInput(f"generator={generator} tunes a slice model: give one, such as model/{self.run.name}-slice")
 
     @staticmethod
     def course(config: Config) -> Course:
         """Of volumetric layers, or of a network on whole volumes."""
-        kind: NetworkKind = "whole" if config.generator == "whole" else "volume"
+        kind: NetworkKind = config.generator if "tune_volume" in config.trained else "volume"
         return Course(kind, config.condition, config.unet, config.tune_volume)
 
     @property
@@ -202,14 +203,14 @@ class TrainInformed(Training):
 
 def sampling_courses(config: Config) -> list[tuple[str, Course]]:
     """The trainings that lead to the network that samples volumes, in their order, by stage."""
-    sliced = [(TrainSlices.name, TrainSlices.course(config))] if config.generator != "whole" else []
-    return sliced + ([(TuneVolume.name, TuneVolume.course(config))] if config.generator != "slice" else [])
+    sliced = [(TrainSlices.name, TrainSlices.course(config))] if "train_slices" in config.trained else []
+    return sliced + ([(TuneVolume.name, TuneVolume.course(config))] if "tune_volume" in config.trained else [])
 
 
 def network_facts(course: Course, latents: Artifact, files: Mapping[str, Path]) -> NetworkFacts:
     """Of the network that is trained on some latents. Raises BadInput where these hold masks of another encoding."""
     encoded = latents.meta.get("mask", course.condition.mask)
-    if course.kind != "position" and encoded != course.condition.mask:
+    if KINDS[course.kind].told == "conditions" and encoded != course.condition.mask:
         raise BadInput(
             f"{latents.ref} holds masks encoded as {encoded}, condition.mask={course.condition.mask} needs others: "
             "give latents that were encoded under this configuration"
@@ -219,7 +220,7 @@ def network_facts(course: Course, latents: Artifact, files: Mapping[str, Path]) 
         unet=course.unet,
         latent_channels=cast("int", latents.meta["latent_channels"]),
         mask_channels=cast("int", latents.meta["mask_channels"]),
-        condition=_whole(course, files) if course.kind == "whole" else course.condition,
+        condition=_whole(course, files) if KINDS[course.kind].all_slices else course.condition,
     )
 
 

@@ -1,8 +1,11 @@
 """Systems of the paper as settings laid over a profile: they fit it, and combinations that cannot work are refused."""
 
-import pytest
+from importlib.resources import files
 
-from configs import change, load
+import pytest
+import yaml
+
+from configs import change, load, system_settings
 from configs.resolve import profile_names, system_names
 from gem3d_core.errors import BadInput
 
@@ -36,6 +39,21 @@ def test_the_baselines_have_no_informed_slice_and_go_their_own_ways() -> None:
     assert (latent.generator, latent.tune_volume.objective) == ("whole", "diffusion")
     assert (adversarial.generator, adversarial.tune_volume.objective) == ("whole", "adversarial")
     assert adversarial.resample.steps == 1
+
+
+@pytest.mark.parametrize("name", [*system_names(), "bases/plain-sampler"])
+def test_a_system_says_only_how_it_differs(name: str) -> None:
+    """From what it is laid over, another file of the folder."""
+
+    def laid(name: str) -> dict[str, object]:
+        own = yaml.safe_load((files("configs.systems") / f"{name}.yaml").read_text())
+        base = laid(own.pop("base")) if "base" in own else {}
+        assert {key for key in own.keys() & base.keys() if own[key] == base[key]} == set()
+        return base | own
+
+    found = laid(name)
+    if name in system_names():
+        assert system_settings(name) == found
 
 
 def test_what_is_set_by_hand_changes_a_system_too() -> None:
@@ -82,6 +100,8 @@ def test_an_unknown_system_is_answered_with_the_nearest() -> None:
         ({"generator": "whole"}, "slice_offset=true needs generator=volume or slice"),
         ({"train_slices.objective": "adversarial"}, "objective=adversarial needs tune_volume"),
         ({"diffusion.prediction": "sample"}, "use weighting=uniform"),
+        ({"informed.sample.overlap": 3}, "informed.sample.overlap=3: informed slices are drawn one by one"),
+        ({"system": "ours", "evaluate.baseline": "ours"}, "evaluate.baseline=ours: the run itself has this system"),
     ],
 )
 def test_what_cannot_work_is_refused(settings: dict[str, object], said: str) -> None:

@@ -15,7 +15,6 @@ from gem3d_core.budget.memory import (
     OVERHEAD,
     PROCESS_BYTES,
     InFlight,
-    blank_arguments,
     largest_batch,
     live_bytes,
     plan_drawing,
@@ -49,7 +48,7 @@ def small_network() -> VolumeNetwork:
 def test_what_lives_at_once_is_counted_and_not_what_lived_before() -> None:
     deep = nn.Sequential(*(nn.Linear(1000, 1000, bias=False) for _ in range(5)))
     # the input, which the caller holds, with the output of one layer and of the one before
-    assert live_bytes(deep, lambda: ((torch.zeros(10, 1000),), {})) == 3 * 10 * 1000 * 4
+    assert live_bytes(deep, lambda: (torch.zeros(10, 1000),)) == 3 * 10 * 1000 * 4
     assert not any(parameter.is_meta for parameter in deep.parameters())
     assert weight_bytes(deep) == 5 * 1000 * 1000 * 4
 
@@ -72,7 +71,7 @@ def test_a_batch_that_was_found_keeps_its_budget(network: VolumeNetwork) -> None
 def peak_of_a_call(windows: int) -> int:
     """Bytes that this process takes for it."""
     network = small_network()
-    few, many = (blank_arguments(network.facts, k * network.n, SIZE) for k in (1, windows))
+    few, many = (network.blank_arguments(k * network.n, SIZE) for k in (1, windows))
     with torch.no_grad():
         network(*few)  # libraries set themselves up
         _, effort = watched(lambda: network(*many), torch.device("cpu"))
@@ -95,7 +94,7 @@ def test_volumes_that_the_same_memory_holds_leave_room_for_fewer_windows(network
     assert found[2] < found[1]
     assert found[4] < found[3], "many: each window has its own, and two wait"
     flying = InFlight(volume, 100, waiting=2)
-    call = live_bytes(network, lambda: (blank_arguments(network.facts, found[4] * network.n, SIZE), {}))
+    call = live_bytes(network, lambda: network.blank_arguments(found[4] * network.n, SIZE))
     assert OVERHEAD * call + flying.held(found[4]) <= room
     assert [flying.held(windows) / volume for windows in (1, 98, 200)] == [3, 100, 100]
 

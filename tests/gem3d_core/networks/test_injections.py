@@ -107,7 +107,7 @@ def test_both_stages_reach_all_that_they_train(condition: ConditionSpec) -> None
         spread(network)
         trained = dict(network.named_parameters())
         if isinstance(network, VolumeNetwork):
-            trained = network.volumetric_parameters()
+            trained = network.trained_parameters()
         predict_slices(network, replace(cond, known=known))(x, t).square().mean().backward()
         unreached = [name for name, p in trained.items() if p.grad is None or not bool(p.grad.isfinite().all())]
         assert unreached == []

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from configs import load
-from gem3d_core.diffusion.denoise import predict_at_position, predict_slices
-from gem3d_core.networks.conditions import Conditions
+from gem3d_core.diffusion.denoise import predict_slices
+from gem3d_core.networks.conditions import Conditions, at_positions
 from gem3d_core.networks.files import build
-from gem3d_core.networks.slices import SliceNetwork, count_parameters, embed_position, position_network
+from gem3d_core.networks.interface import count_parameters
+from gem3d_core.networks.slices import PositionNetwork, SliceNetwork, embed_position
 from gem3d_core.networks.volumetric import SliceAttention, SliceConv, VolumeNetwork
 from gem3d_core.spec.method import ConditionSpec, NetworkFacts, UNetSpec
 
@@ -31,12 +32,16 @@ def test_paper_models_run_forward_and_backward_at_reduced_width(profile: str) ->
     assert isinstance(network, VolumeNetwork)
     x, t = torch.randn(n, 4, 16, 16), torch.full((n,), 500)
     network(x, t, Conditions(x, x, torch.zeros(n), torch.ones(n))).square().mean().backward()
-    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in network.volumetric_parameters().values())
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in network.trained_parameters().values())
     unet = position_network(position, 4)
-    predicted = unet(x, t, encoder_hidden_states=embed_position(torch.tensor([0.0, 0.5, 1.0]))).sample
+    predicted = predict_slices(unet, at_positions(torch.tensor([0.0, 0.5, 1.0])))(x, t)
     assert predicted.shape == (n, 4, 16, 16)
     predicted.square().mean().backward()
     assert all(p.grad is not None for p in unet.parameters())
+
+
+def position_network(spec: UNetSpec, channels: int) -> PositionNetwork:
+    return PositionNetwork(NetworkFacts("position", spec, channels, 0, ConditionSpec()))
 
 
 def small_slice_network(*, offset: bool = True) -> SliceNetwork:
@@ -73,7 +78,7 @@ def test_paper_models_have_the_releases_parameters(profile: str) -> None:
     assert isinstance(volume, VolumeNetwork)
     assert round(slice_parameters / 1e6, 1) == 274.1
     assert round((count_parameters(volume) - slice_parameters) / 1e6, 1) == 93.8
-    trained = sum(p.numel() for p in volume.volumetric_parameters().values())
+    trained = sum(p.numel() for p in volume.trained_parameters().values())
     assert trained == count_parameters(volume) - slice_parameters
 
 
@@ -141,7 +146,7 @@ def test_volume_network_starts_as_the_slice_network_with_offsets_too() -> None:
 def test_windows_do_not_see_each_other_but_their_slices_do() -> None:
     network = small_volume_network().eval()
     torch.manual_seed(2)
-    for p in network.volumetric_parameters().values():
+    for p in network.trained_parameters().values():
         nn.init.normal_(p, std=0.1)
     x, t, cond = inputs(windows=2)
     changed = x.clone()
@@ -155,7 +160,7 @@ def test_windows_do_not_see_each_other_but_their_slices_do() -> None:
 
 def test_only_volumetric_layers_can_be_trained_by_name() -> None:
     network = small_volume_network()
-    trained = network.volumetric_parameters()
+    trained = network.trained_parameters()
     assert not set(trained) & {name for name, _ in network.named_parameters() if ".spatial." in name}
     before = count_parameters(small_slice_network())
     assert count_parameters(network) - before == sum(p.numel() for p in trained.values()) > 0
@@ -185,8 +190,8 @@ def test_position_network_follows_the_position() -> None:
     torch.manual_seed(0)
     network = position_network(SMALL, LATENT)
     x, t, _ = inputs(windows=1)
-    first = predict_at_position(network, torch.full((N,), 0.1))(x, t)
-    second = predict_at_position(network, torch.full((N,), 0.7))(x, t)
+    first = predict_slices(network, at_positions(torch.full((N,), 0.1)))(x, t)
+    second = predict_slices(network, at_positions(torch.full((N,), 0.7)))(x, t)
     assert first.shape == x.shape
     assert not torch.equal(first, second)
     torch.autograd.backward(first.square().mean())

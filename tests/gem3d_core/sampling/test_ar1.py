@@ -19,7 +19,7 @@ from gem3d_core.diffusion.denoise import Denoise
 from gem3d_core.diffusion.schedule import Schedule, make_schedule
 from gem3d_core.diffusion.solvers import nothing_pinned, solve
 from gem3d_core.networks.conditions import Conditions, Pinned
-from gem3d_core.networks.slices import WindowNetwork
+from gem3d_core.networks.interface import WindowNetwork
 from gem3d_core.sampling.batched import VolumeRequest, sample_volumes
 from gem3d_core.sampling.windows import plan_volume, window_borders
 from gem3d_core.spec.method import ConditionSpec, Continuation, DiffusionSpec, NetworkFacts, SampleSpec, UNetSpec

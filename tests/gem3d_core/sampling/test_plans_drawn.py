@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gem3d_core.diffusion.schedule import Schedule, make_schedule
 from gem3d_core.networks.conditions import Conditions
-from gem3d_core.networks.slices import WindowNetwork
+from gem3d_core.networks.interface import WindowNetwork
 from gem3d_core.sampling.batched import VolumeRequest, sample_volumes
 from gem3d_core.sampling.windows import plan_volume
 from gem3d_core.spec.method import ConditionSpec, DiffusionSpec, NetworkFacts, SampleSpec, UNetSpec

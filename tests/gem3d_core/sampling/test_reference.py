@@ -34,7 +34,7 @@ def network(*, offset: bool = True) -> VolumeNetwork:
     volume = build(NetworkFacts("volume", UNET, C, M, ConditionSpec(window=N, slice_offset=offset)), seed=0)
     assert isinstance(volume, VolumeNetwork)
     torch.manual_seed(0)
-    for p in volume.volumetric_parameters().values():
+    for p in volume.trained_parameters().values():
         p.data += 0.05 * torch.randn(p.shape)
     for module in volume.modules():
         if isinstance(module, nn.Conv2d):

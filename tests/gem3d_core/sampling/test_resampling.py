@@ -11,7 +11,7 @@ from torch import Tensor
 from gem3d_core.codec.haar import Haar
 from gem3d_core.diffusion.schedule import make_schedule
 from gem3d_core.networks.files import build
-from gem3d_core.networks.slices import WindowNetwork
+from gem3d_core.networks.interface import WindowNetwork
 from gem3d_core.sampling.volumes import DECODED_AHEAD, Drawn, Recipe, VolumeModel, draw_volumes
 from gem3d_core.spec.method import ConditionSpec, DiffusionSpec, NetworkFacts, Precision, SampleSpec, UNetSpec
 

@@ -15,7 +15,7 @@ from gem3d_core.diffusion.schedule import make_schedule
 from gem3d_core.errors import Gem3dError, NotAvailable
 from gem3d_core.networks.conditions import Conditions
 from gem3d_core.networks.files import build
-from gem3d_core.networks.slices import SliceNetwork, position_network
+from gem3d_core.networks.slices import PositionNetwork, SliceNetwork
 from gem3d_core.networks.volumetric import VolumeNetwork
 from gem3d_core.sampling.batched import VolumeRequest, count_windows, sample_volumes
 from gem3d_core.sampling.slices import sample_slices
@@ -41,7 +41,7 @@ def network() -> VolumeNetwork:
     volume = build(FACTS, seed=0)
     assert isinstance(volume, VolumeNetwork)
     torch.manual_seed(0)
-    for p in volume.volumetric_parameters().values():
+    for p in volume.trained_parameters().values():
         p.data += 0.05 * torch.randn(p.shape)
     for module in volume.modules():
         if isinstance(module, nn.Conv2d):
@@ -109,7 +109,7 @@ def test_what_the_compiler_makes_for_a_cpu_draws_the_same() -> None:
     plain = build(replace(FACTS, unet=small), seed=0).requires_grad_(requires_grad=False).eval()
     assert isinstance(plain, VolumeNetwork)
     torch.manual_seed(0)
-    for p in plain.volumetric_parameters().values():
+    for p in plain.trained_parameters().values():
         p.data += 0.05 * torch.randn(p.shape)
     compiled = copy.deepcopy(plain)
     compiled.compile_for_sampling()
@@ -264,7 +264,8 @@ def test_a_slice_network_samples_volumes_too() -> None:
 
 def test_generated_slices_do_not_depend_on_their_batch() -> None:
     torch.manual_seed(2)
-    model = position_network(UNET, C).requires_grad_(requires_grad=False).eval()
+    facts = NetworkFacts("position", UNET, C, 0, ConditionSpec())
+    model = PositionNetwork(facts).requires_grad_(requires_grad=False).eval()
     positions, seeds = [0.0, 0.3, 0.3, 1.0, 0.5], [1, 2, 3, 4, 5]
     spec = SampleSpec(solver="ddim", steps=4, eta=1.0, batch=4)
     together = sample_slices(model, positions, seeds, (C, H, W), SCHEDULE, spec, CPU)

@@ -68,8 +68,9 @@ def starts(names: tuple[str, ...]) -> list[float]:
 def test_positions_are_the_middles_of_their_slices() -> None:
     """p = (k + 1/2) / Z, which `start_slice` turns into k again; slices of a short volume's padding are not drawn."""
     padded = replace(depth_marked(9), depth=5)
-    slices, p, names = draw_positions([padded], 300, torch.Generator().manual_seed(0))
-    k = slices[:, 0, 0, 0]
+    batch = draw_positions([padded], 300, torch.Generator().manual_seed(0))
+    k, p, names = batch.clean[:, 0, 0, 0], batch.conditions.position, batch.names
+    assert p is not None
     assert set(k.tolist()) == {0, 1, 2, 3, 4}
     torch.testing.assert_close(p, (k + 0.5) / 5)
     assert [start_slice(float(position), 5) for position in p] == k.int().tolist()

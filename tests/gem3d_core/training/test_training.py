@@ -32,13 +32,7 @@ from gem3d_core.spec.method import ConditionSpec, DiffusionSpec, NetworkFacts, T
 from gem3d_core.training import models
 from gem3d_core.training.batches import LatentCase, draw_windows
 from gem3d_core.training.loop import Draw, Trained, learning_rate, train
-from gem3d_core.training.models import (
-    Training,
-    train_position_model,
-    train_slice_model,
-    train_whole_model,
-    tune_volume_model,
-)
+from gem3d_core.training.models import Training, train_model
 
 UNET = UNetSpec(base_channels=8, multipliers=(1, 2), blocks=1, attention_at=(2,), head_channels=8, norm_groups=4)
 C, M, N = 2, 2, 4
@@ -85,7 +79,7 @@ def training(folder: Path, spec: TrainSpec = SPEC, on_step: Callable[[int, float
 def stage_one(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
     """A trained slice model, saved."""
     folder = tmp_path_factory.mktemp("stage-one")
-    outcome = train_slice_model(SLICE, training(folder / "checkpoints"))
+    outcome = train_model(SLICE, training(folder / "checkpoints"))
     save_network(folder / "model", SLICE, outcome[0])
     return folder / "model", outcome
 
@@ -97,11 +91,11 @@ Run = Callable[[Training], Outcome]
 def run(request: pytest.FixtureRequest, stage_one: tuple[Path, Outcome]) -> Run:
     weights = stage_one[0] / "weights.safetensors"
     runs: dict[str, Run] = {
-        "slice": lambda t: train_slice_model(SLICE, t),
-        "volume": lambda t: tune_volume_model(VOLUME, weights, t),
-        "position": lambda t: train_position_model(POSITION, t),
-        "whole": lambda t: train_whole_model(WHOLE, t),
-        "adversarial": lambda t: train_whole_model(WHOLE, replace(t, spec=replace(t.spec, objective="adversarial"))),
+        "slice": lambda t: train_model(SLICE, t),
+        "volume": lambda t: train_model(VOLUME, t, weights),
+        "position": lambda t: train_model(POSITION, t),
+        "whole": lambda t: train_model(WHOLE, t),
+        "adversarial": lambda t: train_model(WHOLE, replace(t, spec=replace(t.spec, objective="adversarial"))),
     }
     return runs[request.param]
 
@@ -121,7 +115,7 @@ def test_a_network_of_one_step_is_trained_where_it_draws_from(tmp_path: Path, mo
         return adversarial_loss(example, schedule)
 
     monkeypatch.setattr(models, "adversarial_loss", look)
-    train_whole_model(WHOLE, training(tmp_path, replace(SPEC, steps=2, objective="adversarial")))
+    train_model(WHOLE, training(tmp_path, replace(SPEC, steps=2, objective="adversarial")))
     assert len(told) == 2
     for example in told:
         assert set(example.t.tolist()) == set(SCHEDULE.timesteps(1)) == {999}
@@ -166,9 +160,9 @@ def test_resumed_after_kill_9_of_the_process_equals_uninterrupted(tmp_path: Path
             break
     assert child.wait() == -signal.SIGKILL
 
-    resumed = train_slice_model(SLICE, training(tmp_path / "killed", KILLED_SPEC))
+    resumed = train_model(SLICE, training(tmp_path / "killed", KILLED_SPEC))
     assert 8 <= resumed[1].resumed_at < KILLED_SPEC.steps
-    assert_same(resumed, train_slice_model(SLICE, training(tmp_path / "whole", KILLED_SPEC)))
+    assert_same(resumed, train_model(SLICE, training(tmp_path / "whole", KILLED_SPEC)))
 
 
 def test_sigterm_writes_a_checkpoint_and_the_run_goes_on_from_it(run: Run, tmp_path: Path) -> None:
@@ -207,16 +201,16 @@ def test_a_finished_run_is_not_trained_again(run: Run, tmp_path: Path) -> None:
 
 def test_training_runs_outside_the_main_thread(tmp_path: Path) -> None:
     outcomes: list[Outcome] = []
-    thread = threading.Thread(target=lambda: outcomes.append(train_slice_model(SLICE, training(tmp_path / "a"))))
+    thread = threading.Thread(target=lambda: outcomes.append(train_model(SLICE, training(tmp_path / "a"))))
     thread.start()
     thread.join()
-    assert_same(outcomes[0], train_slice_model(SLICE, training(tmp_path / "b")))
+    assert_same(outcomes[0], train_model(SLICE, training(tmp_path / "b")))
 
 
 def test_a_loss_that_is_not_finite_names_step_and_batch(tmp_path: Path) -> None:
     bad = LatentCase("broken scan", torch.full((6, C, 4, 4), torch.nan), torch.zeros(6, M, 4, 4), 6)
     with pytest.raises(Gem3dError, match=r"the loss became nan at step 1 on broken scan\[\d:\d\]"):
-        train_slice_model(SLICE, replace(training(tmp_path), cases=[bad]))
+        train_model(SLICE, replace(training(tmp_path), cases=[bad]))
     assert load_checkpoint(tmp_path) is None
 
 
@@ -284,7 +278,7 @@ def test_stage_two_starts_from_the_average_of_stage_one_and_leaves_it_alone(
     stage_one: tuple[Path, Outcome], tmp_path: Path
 ) -> None:
     folder, (slice_weights, trained_one) = stage_one
-    weights, trained = tune_volume_model(VOLUME, folder / "weights.safetensors", training(tmp_path))
+    weights, trained = train_model(VOLUME, training(tmp_path), folder / "weights.safetensors")
     frozen = {name: tensor for name, tensor in weights.items() if name not in trained.ema}
     plain = {name.removeprefix("slices.").replace(".spatial.", "."): tensor for name, tensor in frozen.items()}
     assert plain.keys() == slice_weights.keys()
@@ -292,8 +286,8 @@ def test_stage_two_starts_from_the_average_of_stage_one_and_leaves_it_alone(
 
     fresh = build(VOLUME, seed=11)
     assert isinstance(fresh, VolumeNetwork)
-    assert trained.ema.keys() == fresh.volumetric_parameters().keys()
-    start = {name: p.detach() for name, p in fresh.volumetric_parameters().items()}
+    assert trained.ema.keys() == fresh.trained_parameters().keys()
+    start = {name: p.detach() for name, p in fresh.trained_parameters().items()}
     weights_that_moved = {name for name in start if not torch.equal(start[name], trained.ema[name])}
     assert weights_that_moved == set(start)
 
@@ -307,7 +301,7 @@ def test_stage_two_holds_gradients_for_volumetric_layers_only(tmp_path: Path) ->
         t = draw_timesteps(2, N, SCHEDULE, rng)
         return [Example(batch.clean, batch.clean, t, predict_slices(network, batch.conditions), batch.names)]
 
-    volumetric = network.volumetric_parameters()
+    volumetric = network.trained_parameters()
     train(network, volumetric, draw, LOSS, replace(SPEC, steps=1), 0, tmp_path, CPU)
     assert {name for name, p in network.named_parameters() if p.requires_grad} == set(volumetric)
     assert {name for name, p in network.named_parameters() if p.grad is not None} == set(volumetric)
@@ -315,7 +309,7 @@ def test_stage_two_holds_gradients_for_volumetric_layers_only(tmp_path: Path) ->
 
 def test_stage_two_begins_with_the_loss_of_the_slice_model(stage_one: tuple[Path, Outcome], tmp_path: Path) -> None:
     """The volume model equals the slice model at its start: the first batch costs both the same."""
-    _, trained = tune_volume_model(VOLUME, stage_one[0] / "weights.safetensors", training(tmp_path))
+    _, trained = train_model(VOLUME, training(tmp_path), stage_one[0] / "weights.safetensors")
     network = load_network(stage_one[0] / "network.json", stage_one[0] / "weights.safetensors", CPU)
     assert isinstance(network, SliceNetwork)
     rng = torch.Generator().manual_seed(11)
@@ -329,12 +323,12 @@ def test_stage_two_begins_with_the_loss_of_the_slice_model(stage_one: tuple[Path
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
     spec = TrainSpec(steps=80, batch=8, learning_rate=3e-3, warmup=5, checkpoint_every=1000)
-    _, trained = train_slice_model(SLICE, training(tmp_path, spec))
+    _, trained = train_model(SLICE, training(tmp_path, spec))
     assert float(trained.losses[-20:].mean()) < 0.85 * float(trained.losses[:5].mean())
 
 
 def test_bf16_trains_to_finite_losses_near_those_of_fp32(stage_one: tuple[Path, Outcome], tmp_path: Path) -> None:
-    _, half = train_slice_model(SLICE, training(tmp_path, replace(SPEC, precision="bf16")))
+    _, half = train_model(SLICE, training(tmp_path, replace(SPEC, precision="bf16")))
     torch.testing.assert_close(half.losses, stage_one[1][1].losses, rtol=0.05, atol=0.02)
 
 
@@ -394,7 +388,7 @@ def _train_until_killed(folder: Path) -> None:
         if step >= 10:
             time.sleep(0.2)  # leaves the parent time to end this process well before its last step
 
-    train_slice_model(SLICE, training(folder, KILLED_SPEC, report))
+    train_model(SLICE, training(folder, KILLED_SPEC, report))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from gem3d_core.spec.method import ConditionSpec, DiffusionSpec, NetworkFacts, T
 from gem3d_core.training.batches import LatentCase
 from gem3d_core.training.launch import Job, train_job
 from gem3d_core.training.loop import Trained
-from gem3d_core.training.models import Training, train_position_model, train_slice_model, tune_volume_model
+from gem3d_core.training.models import Training, train_model
 
 UNET = UNetSpec(base_channels=8, multipliers=(1, 2), blocks=1, attention_at=(2,), head_channels=8, norm_groups=4)
 C, M, N = 2, 2, 4
@@ -49,11 +49,11 @@ def run(kind: str, folder: Path, plan: TrainingPlan) -> tuple[dict[str, Tensor],
     schedule = make_schedule(DiffusionSpec())
     training = Training(cases, schedule, SPEC, 5, folder / "run", CPU, lambda *_: None, plan=plan)
     if kind == "slice":
-        return train_slice_model(FACTS, training)
+        return train_model(FACTS, training)
     if kind == "position":
-        return train_position_model(replace(FACTS, kind="position", mask_channels=0), training)
+        return train_model(replace(FACTS, kind="position", mask_channels=0), training)
     save_network(folder / "slice", FACTS, build(FACTS, seed=1).state_dict())
-    return tune_volume_model(replace(FACTS, kind="volume"), folder / "slice" / "weights.safetensors", training)
+    return train_model(replace(FACTS, kind="volume"), training, folder / "slice" / "weights.safetensors")
 
 
 @pytest.mark.parametrize("kind", ["slice", "volume", "position"])
