@@ -38,7 +38,7 @@ def read_configuration(path: Path) -> Config:
     """A stored configuration. Raises BadInput, in one line, for one that this version does not understand."""
     try:
         return Config.model_validate(cast("dict[str, object]", yaml.safe_load(path.read_text())))
-    except ValueError as error:  # pydantic's and YAML's among them
+    except (ValueError, yaml.YAMLError) as error:  # pydantic's are ValueErrors
         reason = " ".join(str(error).split())[:300]
         raise BadInput(
             f"{path.name} was stored by another version of GEM-3D and is not understood by this one ({reason}): "

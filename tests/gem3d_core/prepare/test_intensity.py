@@ -79,14 +79,21 @@ def test_json_gives_the_same_map() -> None:
     assert IntensityMap.from_dict(json.loads(json.dumps(mapping.to_dict()))) == mapping
 
 
+def test_a_map_of_version_0_1_0_is_read_and_one_of_another_kind_refused() -> None:
+    window = {"low": 0.0, "high": 10.0, "background": -3.5}
+    assert IntensityMap.from_dict({"kind": "mri", **window}) == IntensityMap("mri", 0, 10, -3.5)
+    with pytest.raises(BadInput, match=r"kind 'curve': this version knows 'line'; use the version that wrote it"):
+        IntensityMap.from_dict({"kind": "curve", "modality": "mri", **window})
+
+
 def test_median_of_maps() -> None:
     maps = [IntensityMap("mri", low, high, 0) for low, high in [(0, 10), (2, 30), (100, 1e6)]]
     assert median_map(maps) == IntensityMap("mri", 2, 30, 0)
 
 
 @pytest.mark.parametrize("maps", [[], [IntensityMap("ct", 0, 1, 0), IntensityMap("mri", 0, 1, 0)]])
-def test_median_needs_one_kind(maps: list[IntensityMap]) -> None:
-    with pytest.raises(BadInput, match="one kind"):
+def test_median_needs_one_modality(maps: list[IntensityMap]) -> None:
+    with pytest.raises(BadInput, match="one modality"):
         median_map(maps)
 
 

@@ -43,7 +43,7 @@ def msd(root: Path, **changes: object) -> Path:
 def test_nnunet_layout(tmp_path: Path) -> None:
     dataset = open_dataset(nnunet(tmp_path), channel="flair", patient_pattern=r"^(p\d)_")
     assert (dataset.layout, dataset.name, dataset.file_ending) == ("nnunet", "Two", ".nrrd")
-    assert (dataset.channel, dataset.channel_name, dataset.modality) == (1, "FLAIR", "MRI")
+    assert (dataset.channel, dataset.channel_name, dataset.modality) == (1, "FLAIR", "mri")
     assert [(c.case, c.patient) for c in dataset.cases] == [("p1_a", "p1"), ("p1_b", "p1"), ("p2_a", "p2")]
     assert {c.image.name for c in dataset.cases} == {f"{p}_0001.nrrd" for p in ("p1_a", "p1_b", "p2_a")}
     assert {c.channel for c in dataset.cases} == {0}
@@ -64,7 +64,7 @@ def test_msd_layout_picks_a_channel_of_the_file(tmp_path: Path, channel: str | i
 
 @pytest.mark.parametrize("name", ["CT", "ct"])
 def test_ct_is_told_by_the_channel_name(tmp_path: Path, name: str) -> None:
-    assert open_dataset(nnunet(tmp_path, channel_names={"0": name})).modality == "CT"
+    assert open_dataset(nnunet(tmp_path, channel_names={"0": name})).modality == "ct"
 
 
 def test_regions(tmp_path: Path) -> None:
@@ -160,10 +160,10 @@ def test_patient_patterns_that_find_nobody(tmp_path: Path, pattern: str) -> None
 @pytest.mark.parametrize(
     ("folder", "name", "modality", "cases", "ids"),
     [
-        ("Task04_Hippocampus", "Hippocampus", "MRI", 200, (1, 2)),
-        ("Dataset113_BraTS2013", "BraTS2013", "MRI", 4, (1, 2, 3, 4)),
-        ("Dataset114_AbdomenCT", "AbdomenCT", "CT", 1, (1, 2, 3, 4)),
-        ("Dataset120_BadInputs", "BadInputs", "MRI", 17, (1, 2)),
+        ("Task04_Hippocampus", "Hippocampus", "mri", 200, (1, 2)),
+        ("Dataset113_BraTS2013", "BraTS2013", "mri", 4, (1, 2, 3, 4)),
+        ("Dataset114_AbdomenCT", "AbdomenCT", "ct", 1, (1, 2, 3, 4)),
+        ("Dataset120_BadInputs", "BadInputs", "mri", 17, (1, 2)),
     ],
 )
 def test_real_datasets(folder: str, name: str, modality: str, cases: int, ids: tuple[int, ...]) -> None:

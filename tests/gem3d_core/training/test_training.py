@@ -23,9 +23,9 @@ from gem3d_core.diffusion.denoise import predict_slices
 from gem3d_core.diffusion.losses import Example, diffusion_loss, draw_timesteps
 from gem3d_core.diffusion.schedule import Schedule, make_schedule
 from gem3d_core.errors import Gem3dError
-from gem3d_core.machine.checkpoints import load_checkpoint, save_checkpoint
+from gem3d_core.machine.checkpoints import load_checkpoint, save_checkpoint, save_tensors
 from gem3d_core.machine.processes import Interrupted
-from gem3d_core.networks.files import build, load_facts, load_network, save_network
+from gem3d_core.networks.files import build, load_network
 from gem3d_core.networks.slices import SliceNetwork
 from gem3d_core.networks.volumetric import VolumeNetwork
 from gem3d_core.spec.method import ConditionSpec, DiffusionSpec, NetworkFacts, TrainSpec, UNetSpec
@@ -80,8 +80,8 @@ def stage_one(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
     """A trained slice model, saved."""
     folder = tmp_path_factory.mktemp("stage-one")
     outcome = train_model(SLICE, training(folder / "checkpoints"))
-    save_network(folder / "model", SLICE, outcome[0])
-    return folder / "model", outcome
+    save_tensors(folder / "weights.safetensors", outcome[0])
+    return folder / "weights.safetensors", outcome
 
 
 Run = Callable[[Training], Outcome]
@@ -89,7 +89,7 @@ Run = Callable[[Training], Outcome]
 
 @pytest.fixture(params=["slice", "volume", "position", "whole", "adversarial"])
 def run(request: pytest.FixtureRequest, stage_one: tuple[Path, Outcome]) -> Run:
-    weights = stage_one[0] / "weights.safetensors"
+    weights = stage_one[0]
     runs: dict[str, Run] = {
         "slice": lambda t: train_model(SLICE, t),
         "volume": lambda t: train_model(VOLUME, t, weights),
@@ -309,8 +309,8 @@ def test_stage_two_holds_gradients_for_volumetric_layers_only(tmp_path: Path) ->
 
 def test_stage_two_begins_with_the_loss_of_the_slice_model(stage_one: tuple[Path, Outcome], tmp_path: Path) -> None:
     """The volume model equals the slice model at its start: the first batch costs both the same."""
-    _, trained = train_model(VOLUME, training(tmp_path), stage_one[0] / "weights.safetensors")
-    network = load_network(stage_one[0] / "network.json", stage_one[0] / "weights.safetensors", CPU)
+    _, trained = train_model(VOLUME, training(tmp_path), stage_one[0])
+    network = load_network(SLICE, stage_one[0], CPU)
     assert isinstance(network, SliceNetwork)
     rng = torch.Generator().manual_seed(11)
     batch = draw_windows(cases(), SPEC.batch, SLICE.condition, N, rng)
@@ -333,9 +333,8 @@ def test_bf16_trains_to_finite_losses_near_those_of_fp32(stage_one: tuple[Path, 
 
 
 def test_a_saved_network_is_the_same_network(stage_one: tuple[Path, Outcome]) -> None:
-    folder, (weights, _) = stage_one
-    assert load_facts(folder / "network.json") == SLICE
-    network = load_network(folder / "network.json", folder / "weights.safetensors", CPU)
+    file, (weights, _) = stage_one
+    network = load_network(SLICE, file, CPU)
     assert not network.training
     assert not any(p.requires_grad for p in network.parameters())
     assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())

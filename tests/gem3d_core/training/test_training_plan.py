@@ -15,9 +15,10 @@ from gem3d_core.budget.costs import TrainingPlan, network_cost, plan_training, s
 from gem3d_core.budget.memory import OVERHEAD, PROCESS_BYTES
 from gem3d_core.diffusion.schedule import make_schedule
 from gem3d_core.errors import Gem3dError
+from gem3d_core.machine.checkpoints import save_tensors
 from gem3d_core.machine.out_of_memory import IN_WORDS, is_out_of_memory
 from gem3d_core.networks.conditions import Conditions
-from gem3d_core.networks.files import build, save_network
+from gem3d_core.networks.files import build
 from gem3d_core.networks.slices import SliceNetwork
 from gem3d_core.spec.method import ConditionSpec, DiffusionSpec, NetworkFacts, TrainSpec, UNetSpec
 from gem3d_core.training.batches import LatentCase
@@ -52,8 +53,8 @@ def run(kind: str, folder: Path, plan: TrainingPlan) -> tuple[dict[str, Tensor],
         return train_model(FACTS, training)
     if kind == "position":
         return train_model(replace(FACTS, kind="position", mask_channels=0), training)
-    save_network(folder / "slice", FACTS, build(FACTS, seed=1).state_dict())
-    return train_model(replace(FACTS, kind="volume"), training, folder / "slice" / "weights.safetensors")
+    save_tensors(folder / "slice.safetensors", build(FACTS, seed=1).state_dict())
+    return train_model(replace(FACTS, kind="volume"), training, folder / "slice.safetensors")
 
 
 @pytest.mark.parametrize("kind", ["slice", "volume", "position"])

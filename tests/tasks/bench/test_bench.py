@@ -18,14 +18,14 @@ from gem3d_core.bench.comparison import Comparison
 from gem3d_core.bench.sampling import Measured, Method
 from gem3d_core.codec.haar import Haar
 from gem3d_core.errors import BadInput, NotAvailable
-from gem3d_core.networks.files import build, save_network
+from gem3d_core.networks.files import build
 from gem3d_core.networks.volumetric import VolumeNetwork
+from gem3d_core.sampling.model import ModelFacts, save_model
 from gem3d_core.sampling.volumes import Recipe, VolumeModel
 from gem3d_core.spec.method import NetworkFacts, SampleSpec
-from tasks.artifacts.configuration import store_configuration
+from tasks.artifacts.configuration import as_yaml
 from tasks.artifacts.prepared import Prepared
 from tasks.bench import models as bench
-from tasks.frame.stage import Run
 
 SIDE, WINDOW = 16, 8
 CONFIG = load(
@@ -91,11 +91,11 @@ def catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
     codec = {f"codec/{file.name}": file for file in (tmp_path / "codec").iterdir()}
     latents = put(catalog, "latents", "N", codec, {"label_ids": [1]}, prepared)
     facts = NetworkFacts("volume", CONFIG.unet, 16, 2, CONFIG.condition)
-    save_network(tmp_path / "model", facts, build(facts, seed=0).state_dict())
-    trained = {"condition": asdict(CONFIG.condition), "diffusion": asdict(CONFIG.diffusion)}
-    files = {file.name: file for file in (tmp_path / "model").iterdir()}
-    put(catalog, "model", "N-volume", files, {"network": "volume", **trained}, latents)
-    store_configuration(Run(catalog=catalog.address, run_id="run", name="N", config=CONFIG, seed=0))
+    known = ModelFacts(facts, CONFIG.diffusion, (1,), ("CT",), (SIDE, SIDE), (1.0, 1.0, 1.0), ())
+    weights, folder = build(facts, seed=0).state_dict(), tmp_path / "model"
+    save_model(folder, known, weights, tmp_path / "codec", configuration=as_yaml(CONFIG))
+    files = {str(file.relative_to(folder)): file for file in folder.rglob("*") if file.is_file()}
+    put(catalog, "model", "N-volume", files, {"network": "volume", "own": True}, latents)
 
     cases = {case: SimpleNamespace(train=False, depth=Z) for case, Z in DEPTHS.items()}
     monkeypatch.setattr(bench, "open_prepared", lambda catalog, _ref: Phantoms(catalog, prepared, cases))

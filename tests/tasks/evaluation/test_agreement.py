@@ -8,6 +8,7 @@ import pytest
 
 from data_catalog import Catalog
 from gem3d_core.scans.volumes import write_nifti
+from tasks.artifacts.seen import SeenFiles
 from tasks.artifacts.source import Source
 from tasks.evaluation.agreement import _product
 from tasks.frame.progress import Nothing
@@ -33,7 +34,7 @@ def written(path: Path, labels: np.ndarray) -> Path:
 def test_every_volume_is_scored_against_the_mask_that_it_was_drawn_for(tmp_path: Path) -> None:
     catalog = Catalog.open(str(tmp_path / "catalog"))
     meta = {"labels": [["background", 0], ["front", 1], ["back", 2]], "label_ids": [1, 2]}
-    source = Source(catalog.put("source", "N", files={}, meta=meta, **NAMES), {})
+    source = Source(catalog.put("source", "N", files={}, meta=meta, **NAMES), {}, None, SeenFiles.beside(catalog))
     masks, found = {"v0": boxes(2, 2), "v1": boxes(4, 4)}, {"v0": boxes(2, 2), "v1": boxes(5, 7)}
     files, predicted = {}, {}
     for name, labels in masks.items():

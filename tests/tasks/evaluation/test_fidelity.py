@@ -223,7 +223,14 @@ def test_without_features_of_training_volumes_none_are_gathered(tmp_path: Path) 
 
 
 class MaskedVolumes(RealVolumes):
-    """Those that also have masks."""
+    """Those that also have masks; volumes of a depth, and one that can be read again."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.depth = depth
+
+    def image(self, case: str) -> np.ndarray:
+        return image(ord(case))[: self.depth]
 
     def mask(self, case: str) -> np.ndarray:
         return np.full(SHAPE, ord(case), np.uint8)
@@ -231,12 +238,13 @@ class MaskedVolumes(RealVolumes):
 
 @pytest.mark.parametrize(("depth", "middle"), [(6, 3), (5, 2), (1, 0)])
 def test_a_test_volume_is_drawn_for_its_own_mask_and_middle_slice(depth: int, middle: int) -> None:
-    slices = image(0)[:depth]
-    recipes = [paired_recipe(MaskedVolumes(), case, slices, seed) for case, seed in (("d", 1), ("a", 1), ("d", 2))]  # type: ignore[arg-type]  # reads these two alone
+    volumes = MaskedVolumes(depth)
+    recipes = [paired_recipe(volumes, case, seed) for case, seed in (("d", 1), ("a", 1), ("d", 2))]  # type: ignore[arg-type]  # reads image, mask and outline alone
     for recipe, case in zip(recipes, "dad", strict=True):
         assert recipe.name == case
         assert recipe.p == 0.5
-        np.testing.assert_array_equal(recipe.informed, slices[middle])
+        np.testing.assert_array_equal(recipe.real, image(ord(case))[:depth])
+        np.testing.assert_array_equal(recipe.informed, recipe.real[middle])
         np.testing.assert_array_equal(recipe.mask, np.full(SHAPE, ord(case)))
         np.testing.assert_array_equal(recipe.outline, OUTLINE)
     assert len({recipe.seed for recipe in recipes}) == 3

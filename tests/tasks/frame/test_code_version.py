@@ -88,11 +88,11 @@ def test_an_upgrade_of_nnunet_concerns_the_stages_that_it_computes_for(stage: st
 
 
 def told_by(version: str) -> dict[str, str] | None:
-    """Code versions of all stages as another Python tells them, its libraries all the same; none where there is none."""
+    """Code versions of all stages as another Python tells them, of any libraries; none where there is none."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     installed = [shutil.which(f"python{version}"), *pyenv.glob(f"versions/{version}.*/bin/python")]
     for python in filter(None, installed):
-        asked = [python, "-c", TELL, *STAGES]
+        asked = [str(python), "-c", TELL, *STAGES]
         told = subprocess.run(asked, cwd=module.ROOT, capture_output=True, text=True, check=False)
         if told.returncode:  # a link of pyenv to a version that is not switched on, or too bare to start
             assert "Traceback" not in told.stderr, told.stderr

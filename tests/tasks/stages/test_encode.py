@@ -17,11 +17,12 @@ from gem3d_core.codec.haar import Haar
 from gem3d_core.codec.kl import KL
 from gem3d_core.codec.kl_training import train_kl
 from gem3d_core.machine.processes import Interrupted
+from gem3d_core.prepare.intensity import IntensityMap
 from gem3d_core.spec.method import CodecSpec
 from tasks.artifacts.prepared import Prepared
 from tasks.frame.progress import Nothing
-from tasks.frame.stage import Run, StageResult, Work
-from tasks.stages import encode as stage
+from tasks.frame.stage import Run, StageResult, Work, perform
+from tasks.stages import encode as module
 
 STEPS = 4
 TRAINED = {"codec.kind": "kl", "codec.train_steps": STEPS, "codec.base_channels": 8}
@@ -82,12 +83,15 @@ def a_run(folder: Path, overrides: dict[str, object]) -> Run:
 def prepared_artifact(catalog: Catalog, folder: Path) -> Artifact:
     file = folder / "cases.txt"
     file.write_text("a b")
+    meta = {"label_ids": [1], "channels": ["T1"], "target_spacing": [1.0, 1.0, 2.0]}
     facts = {"run_id": "test", "code_version": "0", "config_hash": "0", "seed": 0, "key": "prepared"}
-    return catalog.put("prepared", "N", files={"cases.txt": file}, meta={"label_ids": [1]}, **facts)  # type: ignore[arg-type]  # plain values of a test
+    return catalog.put("prepared", "N", files={"cases.txt": file}, meta=meta, **facts)  # type: ignore[arg-type]  # plain values of a test
 
 
 def phantoms(catalog: Catalog, artifact: Artifact, kind: type[Phantoms] = Phantoms) -> Phantoms:
-    cases = {case: SimpleNamespace(train=True, depth=6) for case in "ab"}
+    geometry = SimpleNamespace(slice_size=(16, 24))
+    record = SimpleNamespace(train=True, depth=6, geometry=geometry, intensity=IntensityMap("mri", 0, 9, 0))
+    cases = dict.fromkeys("ab", record)
     return kind(catalog, artifact, cases)  # type: ignore[arg-type]  # only what the stage reads of a case
 
 
@@ -102,8 +106,8 @@ def encoded(folder: Path, shown: Shown, monkeypatch: pytest.MonkeyPatch) -> Stag
     catalog = Catalog.open(folder / "catalog")
     artifact = prepared_artifact(catalog, folder)
     monkeypatch.setattr("tasks.frame.stage.open_progress", open_progress)
-    monkeypatch.setattr(stage, "open_prepared", lambda catalog, _ref: phantoms(catalog, artifact))
-    return stage.encode.fn(a_run(folder / "catalog", TRAINED), artifact.ref.full)
+    monkeypatch.setattr(module, "open_prepared", phantoms)
+    return perform(module.Encode(a_run(folder / "catalog", TRAINED), artifact.ref.full))
 
 
 def test_stopped_while_the_codec_is_trained_ends_as_if_never_stopped(
@@ -123,7 +127,7 @@ def codec_of(overrides: dict[str, object], folder: Path, kind: type[Phantoms]) -
     catalog = Catalog.open(folder / "catalog")
     work = Work(catalog, folder, Nothing())
     prepared = phantoms(catalog, prepared_artifact(catalog, folder), kind)
-    return stage._codec(work, prepared, a_run(folder / "catalog", overrides), "cpu", stage.BoundedCache(len))
+    return module._codec(work, prepared, load("smoke", overrides), "cpu", module.BoundedCache(len))
 
 
 def test_a_pretrained_codec_reads_no_slices(tmp_path: Path) -> None:

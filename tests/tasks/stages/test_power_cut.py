@@ -1,8 +1,7 @@
 """A power cut can leave files empty or torn: a stage that goes on treats them as absent and ends as if never cut."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 
@@ -14,18 +13,17 @@ from configs import load
 from data_catalog import Artifact, Catalog
 from gem3d_core.nnunet.arms import Plans
 from gem3d_core.scans.phantoms import write_cohort
-from tasks.artifacts.lineage import DatasetRefs
 from tasks.artifacts.prepared import open_prepared
-from tasks.evaluation.paired import Paired, draw_paired
+from tasks.evaluation.paired import Paired, sample_paired
 from tasks.frame.progress import Nothing
-from tasks.frame.stage import Run, StageResult, Work
-from tasks.stages import preprocess as preparing
-from tasks.stages.encode import encode
-from tasks.stages.informed import informed
-from tasks.stages.ingest import ingest
-from tasks.stages.masks import masks
-from tasks.stages.resample import resample
-from tasks.stages.train import train_informed, train_slices, tune_volume
+from tasks.frame.stage import Run, Stage, Work, perform
+from tasks.stages.encode import Encode
+from tasks.stages.informed import InformedSlices
+from tasks.stages.ingest import Ingest
+from tasks.stages.masks import AugmentMasks
+from tasks.stages.preprocess import Preprocess
+from tasks.stages.resample import Resample
+from tasks.stages.train import TrainInformed, TrainSlices, TuneVolume
 
 SETTINGS: dict[str, object] = {
     "prepare.slice_size": [32, 32],
@@ -46,7 +44,7 @@ MARKERS = {
     "preprocess": ["plans.json", "cases/*/facts.json"],
     "masks": ["*/facts.json"],
     "encode": ["codec/*", "*.safetensors"],
-    "train": ["checkpoints/*/*"],
+    "train": ["checkpoints/*/*", "model/*.*", "model/codec/*"],
     "informed": ["slices_*.safetensors"],
     "resample": ["*/facts.json"],
 }
@@ -55,11 +53,11 @@ MARKERS = {
 
 @dataclass(frozen=True)
 class Site:
-    """A small run, and how each of its stages is started; `whole` has what each made without a cut."""
+    """A small run and its stages, each without a cut made `whole`; stages that go on make anew what is there."""
 
-    run: Run
-    data: DatasetRefs
-    stages: dict[str, Callable[[Run], StageResult]]
+    prepared: str
+    latents: str
+    stages: dict[str, Stage]
     whole: dict[str, str]
 
 
@@ -69,24 +67,26 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     torch.set_num_threads(1)  # sums in one order
     with pytest.MonkeyPatch.context() as patch:
         # nnU-Net's planning is a process of its own that takes ten seconds
-        patch.setattr(preparing, "plan", lambda *_: Plans("3d_fullres", (4.0, 4.0, 4.0), "", ""))
-        run = Run(catalog=str(folder / "c"), run_id="test", name="N", config=load("smoke", SETTINGS), seed=0)
-        source = ingest.fn(run, str(write_cohort(folder, cases=4, size=24))).ref
-        prepared = preparing.preprocess.fn(run, source).ref
-        latents = encode.fn(run, prepared).ref
-        data = DatasetRefs(source=source, prepared=prepared, latents=latents)
-        positions, slices = train_informed.fn(run, latents).ref, train_slices.fn(run, latents).ref
-        volume, edited = tune_volume.fn(run, latents, slices).ref, masks.fn(run, data, 0).ref
-        chosen = informed.fn(run, data, positions, 0).ref
-        stages: dict[str, Callable[[Run], StageResult]] = {
-            "preprocess": lambda run: preparing.preprocess.fn(run, source),
-            "masks": lambda run: masks.fn(run, data, 0),
-            "encode": lambda run: encode.fn(run, prepared),
-            "train": lambda run: tune_volume.fn(run, latents, slices),
-            "informed": lambda run: informed.fn(run, data, positions, 0),
-            "resample": lambda run: resample.fn(run, data, volume, chosen, edited, 0),
+        patch.setattr("tasks.stages.preprocess.plan", lambda *_: Plans("3d_fullres", (4.0, 4.0, 4.0), "", ""))
+        dataset, config = write_cohort(folder, cases=4, size=24), load("smoke", SETTINGS)
+        run = Run(catalog=str(folder / "c"), run_id="test", name="N", config=config, seed=0, dataset=str(dataset))
+        source = perform(Ingest(run)).ref
+        prepared = perform(Preprocess(run, source)).ref
+        latents = perform(Encode(run, prepared)).ref
+        positions, slices = perform(TrainInformed(run, latents)).ref, perform(TrainSlices(run, latents)).ref
+        volume, edited = perform(TuneVolume(run, latents, slices)).ref, perform(AugmentMasks(run, prepared, 0)).ref
+        chosen = perform(InformedSlices(run, prepared, latents, positions, 0)).ref
+        stages = {
+            "preprocess": Preprocess(run, source),
+            "masks": AugmentMasks(run, prepared, 0),
+            "encode": Encode(run, prepared),
+            "train": TuneVolume(run, latents, slices),
+            "informed": InformedSlices(run, prepared, latents, positions, 0),
+            "resample": Resample(run, prepared, latents, volume, chosen, edited, 0),
         }
-        yield Site(run, data, stages, {name: start(run).ref for name, start in stages.items()})
+        whole = {name: perform(stage).ref for name, stage in stages.items()}
+        anew = run.model_copy(update={"use_cache": False})
+        yield Site(prepared, latents, {name: replace(stage, run=anew) for name, stage in stages.items()}, whole)
     torch.set_num_threads(threads)
 
 
@@ -100,8 +100,7 @@ def spoil(files: list[Path]) -> None:
 def test_a_stage_goes_on_after_a_power_cut_and_makes_the_same(
     name: str, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start, anew = site.stages[name], site.run.model_copy(update={"use_cache": False})
-    put = Catalog.put
+    stage, put = site.stages[name], Catalog.put
 
     def cut(catalog: Catalog, kind: str, *given: object, **more: object) -> Artifact:
         if kind != "config":
@@ -110,24 +109,29 @@ def test_a_stage_goes_on_after_a_power_cut_and_makes_the_same(
 
     with monkeypatch.context() as patch:
         patch.setattr(Catalog, "put", cut)
+        patch.setattr("tasks.frame.stage.under_way", [])
         with pytest.raises(KeyboardInterrupt):
-            start(anew)
-    (folder,) = (Path(site.run.catalog) / "work").iterdir()
-    spoil([file for pattern in MARKERS[name] for file in sorted(folder.glob(pattern))])
+            perform(stage)
+    (folder,) = (Path(stage.run.catalog) / "work").iterdir()
+    left = [sorted(folder.glob(pattern)) for pattern in MARKERS[name]]
+    assert all(left)
+    spoil([file for files in left for file in files])
     spoil([folder / "seconds.txt"])
-    assert start(anew).ref == site.whole[name]
+    again = perform(stage)
+    assert (again.ref, again.cached) == (site.whole[name], False)
 
 
-def test_paired_volumes_that_are_torn_are_drawn_again(site: Site, tmp_path: Path) -> None:
-    catalog = Catalog.open(site.run.catalog)
-    prepared = open_prepared(catalog, site.data.prepared)
-    draw = partial(draw_paired, Work(catalog, tmp_path, Nothing()), site.run, prepared)
+def test_paired_volumes_that_are_torn_are_sampled_again(site: Site, tmp_path: Path) -> None:
+    run = site.stages["train"].run
+    catalog = Catalog.open(run.catalog)
+    prepared, latents, model = (catalog.get(ref) for ref in (site.prepared, site.latents, site.whole["train"]))
 
-    def drawn() -> list[Paired]:
-        return list(draw(site.data.latents, site.whole["train"], "cpu"))
+    def sampled() -> list[Paired]:
+        work = Work(catalog, tmp_path, Nothing())
+        return list(sample_paired(work, run, open_prepared(catalog, prepared), latents, model, "cpu"))
 
-    before = drawn()
+    before = sampled()
     spoil(sorted(tmp_path.glob("paired-*.safetensors")))
-    for pair, again in zip(before, drawn(), strict=True):
+    for pair, again in zip(before, sampled(), strict=True):
         assert np.array_equal(pair.drawn.slices, again.drawn.slices)
         assert pair.drawn.borders == again.drawn.borders

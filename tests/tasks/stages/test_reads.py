@@ -1,7 +1,6 @@
 """Stages read a volume's file once, although they go over the cases twice."""
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,10 @@ from gem3d_core.scans.formats import decode_nifti
 from gem3d_core.scans.phantoms import write_cohort
 from tasks.artifacts.prepared import open_prepared
 from tasks.artifacts.source import open_source
-from tasks.frame.stage import Run, StageResult
-from tasks.stages.encode import encode
-from tasks.stages.ingest import ingest
-from tasks.stages.preprocess import preprocess
+from tasks.frame.stage import Run, Stage, perform
+from tasks.stages.encode import Encode
+from tasks.stages.ingest import Ingest
+from tasks.stages.preprocess import Preprocess
 
 CASES = 6
 PLANS = Plans("3d_fullres", (4.0, 4.0, 4.0), "", "")
@@ -42,20 +41,21 @@ def test_preparing_and_encoding_read_each_file_once(
     # nnU-Net's planning is a process of its own that takes ten seconds and reads copies
     monkeypatch.setattr("tasks.stages.preprocess.plan", lambda *_: PLANS)
     dataset = write_cohort(tmp_path, cases=CASES, size=24)
-    run = Run(catalog=str(tmp_path / "catalog"), run_id="test", name="N", config=load("smoke"), seed=0)
+    values = {"catalog": str(tmp_path / "catalog"), "run_id": "test", "name": "N", "seed": 0, "dataset": str(dataset)}
+    run = Run.model_validate({**values, "config": load("smoke")})
 
-    def during(stage: Callable[[], StageResult]) -> tuple[str, Counter[Path]]:
+    def during(stage: Stage) -> tuple[str, Counter[Path]]:
         reads.clear()
-        return stage().ref, Counter(reads)
+        return perform(stage).ref, Counter(reads)
 
-    source, _ = during(lambda: ingest.fn(run, str(dataset)))
-    prepared, of_source = during(lambda: preprocess.fn(run, source))
-    _, of_prepared = during(lambda: encode.fn(run, prepared))
+    source, _ = during(Ingest(run))
+    prepared, of_source = during(Preprocess(run, source))
+    _, of_prepared = during(Encode(run, prepared))
 
     catalog = Catalog.open(run.catalog)
-    cases = open_source(catalog, source).cases.values()
-    assert of_source == Counter(path for case in cases for path in (case.image, case.label))
-    opened = open_prepared(catalog, prepared)
+    cases = open_source(catalog, catalog.get(source)).cases.values()
+    assert of_source == Counter(dataset / path for case in cases for path in (case.image, case.label))
+    opened = open_prepared(catalog, catalog.get(prepared))
     assert opened.train
     assert opened.test
     assert of_prepared == Counter(
