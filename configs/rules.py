@@ -187,7 +187,7 @@ RULES = (
 )
 
 SHARED = ("resample.solver", "resample.steps", "resample.eta")
-"""Of what systems set, what may be set for all rows of the tables instead."""
+"""Settings of systems that may be set for all rows of the tables instead."""
 FIXED = {
     "system": "choose among the rows",
     "generator": "choose among the rows",

@@ -72,7 +72,7 @@ class Conditions:
 
 
 def at_positions(p: Tensor) -> Conditions:
-    """Of slices of which nothing but the normalised position (N,) is known."""
+    """Conditions of slices of which nothing but the normalised position (N,) is known."""
     nothing = p.new_zeros(len(p), 0)
     return Conditions(nothing, None, nothing, nothing, position=p)
 

@@ -80,7 +80,7 @@ def _build(facts: NetworkFacts, encoder: ImageEncoder | None) -> Network:
 
 
 def _basis(facts: NetworkFacts) -> NetworkFacts:
-    """Of the network that another extends."""
+    """Facts of the network that another extends."""
     kind = KINDS[facts.kind].extends
     assert kind is not None
     return replace(facts, kind=kind)

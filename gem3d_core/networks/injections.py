@@ -95,7 +95,7 @@ class CrossAttended(SliceNetwork):
         return replace(cond, tokens=self.encoder.tokens(cond.informed))
 
     def blank_arguments(self, slices: int, size: tuple[int, int]) -> Arguments:
-        """Of a call on `slices` latents (h, w): zeros, tokens too."""
+        """Arguments of a call on `slices` latents (h, w): zeros, tokens too."""
         x, t, cond = super().blank_arguments(slices, size)
         return x, t, replace(cond, tokens=blank(self.facts.condition.image_encoder).tokens(x))
 

@@ -13,9 +13,9 @@ from gem3d_core.networks.conditions import Conditions
 from gem3d_core.spec.method import NetworkFacts
 
 Backend: TypeAlias = str | Callable[..., Callable[..., Any]]
-"""Of torch.compile: a name, or a function of a graph and its example inputs."""
+"""Backend of torch.compile: a name, or a function of a graph and its example inputs."""
 Arguments: TypeAlias = tuple[Tensor, Tensor, Conditions]
-"""Of a call: x (N, c, h, w), t (N,) and conditions."""
+"""Arguments of a call: x (N, c, h, w), t (N,) and conditions."""
 
 
 class Network(nn.Module):
@@ -23,7 +23,7 @@ class Network(nn.Module):
 
     facts: NetworkFacts
     layout = torch.channels_last
-    """Of weights, in which convolutions are fastest."""
+    """Memory layout of weights in which convolutions are fastest."""
     fixed_batch = False
     """Whether every call must be of one size."""
 
@@ -36,7 +36,7 @@ class Network(nn.Module):
         return dict(self.named_parameters())
 
     def blank_arguments(self, slices: int, size: tuple[int, int]) -> Arguments:
-        """Of a call on `slices` latents (h, w), to count what it needs: zeros."""
+        """Arguments of a call on `slices` latents (h, w), to count what it needs: zeros."""
         facts = self.facts
         x, mask = (torch.zeros(slices, c, *size) for c in (facts.latent_channels, facts.mask_channels))
         per_slice = torch.ones(slices)

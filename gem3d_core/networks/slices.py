@@ -113,7 +113,7 @@ class PositionNetwork(UNet2DConditionModel, Network):  # type: ignore[misc]  # d
         return replace(cond, tokens=embed_position(cond.position))
 
     def blank_arguments(self, slices: int, size: tuple[int, int]) -> Arguments:
-        """Of a call on `slices` latents (h, w): zeros."""
+        """Arguments of a call on `slices` latents (h, w): zeros."""
         x, t = torch.zeros(slices, self.facts.latent_channels, *size), torch.zeros(slices, dtype=torch.long)
         cond = at_positions(torch.zeros(slices, 0))
         return x, t, replace(cond, tokens=torch.zeros(slices, 1, POSITION_EMBEDDING))

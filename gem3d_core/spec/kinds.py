@@ -24,7 +24,7 @@ class Kind:
     unit: Literal["window", "slice"] = "window"
     """What has one timestep and is never cut apart: a window where slices see each other."""
     told: Literal["conditions", "position"] = "conditions"
-    """Of a slice: mask, informed slice and window, or nothing but its position in the volume."""
+    """What it knows of a slice: mask, informed slice and window, or nothing but its position in the volume."""
     injected: bool = False
     """Its layers are 2D: they know `condition.injection` and `condition.slice_offset`."""
     sees_window: bool = False

@@ -23,13 +23,13 @@ def codec_weights(spec: CodecSpec) -> Find:
 
 def encoder_weights(condition: ConditionSpec) -> Find:
     """The image encoder that looks at the informed slice, where it is none of a package."""
-    attends = condition.injection == "cross_attention"
+    attends = condition.attends
     return lambda download: find_encoder(condition.image_encoder, download=download) if attends else None
 
 
 def require_encoder(condition: ConditionSpec) -> None:
     """Raise NotAvailable, before hours of training, where an image encoder that is asked for cannot be had."""
-    if condition.injection == "cross_attention":
+    if condition.attends:
         blank(condition.image_encoder)
 
 

@@ -14,7 +14,7 @@ from gem3d_core.codec.haar import Haar
 from gem3d_core.diffusion.schedule import make_schedule
 from gem3d_core.errors import BadInput
 from gem3d_core.networks.conditions import Conditions
-from gem3d_core.networks.files import NETWORKS, facts_from, load_network, save_network
+from gem3d_core.networks.files import NETWORKS, facts_from, load_network
 from gem3d_core.networks.injections import INJECTIONS
 from gem3d_core.networks.interface import Network, WindowNetwork
 from gem3d_core.sampling.volumes import Recipe, VolumeModel, draw_volumes
@@ -89,8 +89,8 @@ def test_a_new_kind_is_trained_saved_opened_and_draws(tmp_path: Path) -> None:
     assert len(trained.losses) == 2
     assert trained.ema.keys() == weights.keys() == {"layer.weight", "layer.bias"}
 
-    save_network(tmp_path, TOY, weights)
-    network = load_network(tmp_path / "network.json", tmp_path / "weights.safetensors", CPU)
+    save_file(weights, tmp_path / "weights.safetensors")
+    network = load_network(TOY, tmp_path / "weights.safetensors", CPU)
     assert isinstance(network, Toy)
     model = VolumeModel(network, Haar(1, torch.zeros(C), torch.ones(C)), make_schedule(DiffusionSpec()), LABELS, CPU)
     shape = (7, 2 * SIDE, 2 * SIDE)
@@ -105,7 +105,7 @@ def test_a_new_kind_is_trained_saved_opened_and_draws(tmp_path: Path) -> None:
 def test_a_new_kind_may_extend_another(tmp_path: Path) -> None:
     """Of which it keeps the weights; it cannot be trained without them."""
     weights, _ = train_job(job(tmp_path, TOY), CPU, lambda _step, _loss: None)
-    save_network(tmp_path, TOY, weights)
+    save_file(weights, tmp_path / "weights.safetensors")
     facts = replace(TOY, kind="scaled")
     start = str(tmp_path / "weights.safetensors")
     tuned, trained = train_job(job(tmp_path, facts, start), CPU, lambda _step, _loss: None)
