@@ -219,9 +219,8 @@ def training(setting: Setting, peaks: dict[str, float]) -> Iterator[Result]:
             def tick(_step: int, _loss: float, ticks: list[float] = ticks) -> None:
                 ticks.append(time.perf_counter())
 
-            plan = Training(
-                cases, make_schedule(DIFFUSION), TRAINING, 0, Path(scratch, kind), setting.device, tick
-            )  # fmt: skip
+            schedule, alike = make_schedule(DIFFUSION), torch.ones(cases[0].image.shape[1])
+            plan = Training(cases, schedule, TRAINING, 0, Path(scratch, kind), setting.device, tick, alike)
             facts = setting.facts(kind)
             if kind == "slice":
                 (state, _), effort = watched(lambda f=facts, p=plan: train_model(f, p), setting.device)

@@ -127,7 +127,8 @@ def measured_training(profile: str, kind: NetworkKind) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         weights, cpu = Path(scratch, "slices.safetensors"), torch.device("cpu")
         save_file({name: t.contiguous() for name, t in build(_facts(config, "slice"), 0).state_dict().items()}, weights)
-        plan = Training(cases, make_schedule(config.diffusion), spec, 0, Path(scratch), cpu, lambda _step, _loss: None)
+        schedule, alike = make_schedule(config.diffusion), torch.ones(facts.latent_channels)
+        plan = Training(cases, schedule, spec, 0, Path(scratch), cpu, lambda _step, _loss: None, alike)
         train_model(facts, plan, weights if kind == "volume" else None)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 

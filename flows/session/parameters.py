@@ -44,6 +44,13 @@ class Settings(BaseModel):
         return None if name is None else check_name(name, "name")
 
 
+def _known(stage: str) -> str:
+    try:
+        return named(stage).name
+    except BadInput as error:
+        raise ValueError(str(error)) from error  # as which pydantic tells it, with the parameter's name
+
+
 class EnhanceParameters(Settings):
     """Parameters of enhance-dataset."""
 
@@ -53,12 +60,12 @@ class EnhanceParameters(Settings):
     @field_validator("until")
     @classmethod
     def _is_a_stage(cls, until: str | None) -> str | None:
-        return None if until is None else named(until).name
+        return None if until is None else _known(until)
 
     @field_validator("with_stages")
     @classmethod
     def _are_stages(cls, stages: list[str]) -> list[str]:
-        return [named(stage).name for stage in stages]
+        return [_known(stage) for stage in stages]
 
 
 class TablesParameters(Settings):

@@ -88,7 +88,8 @@ def compare_training(case: TrainingCase, steps: int, codec: KL | None = None) ->
     spec = TrainSpec(
         steps=1 + steps, batch=case.windows, slices_per_window=case.n, checkpoint_every=2 + steps, precision="fp32"
     )
-    literal = Training(raw, make_schedule(DiffusionSpec()), spec, 0, Path(), case.device, lambda _step, _loss: None)
+    schedule, alike = make_schedule(DiffusionSpec()), torch.ones(codec.channels)
+    literal = Training(raw, schedule, spec, 0, Path(), case.device, lambda _step, _loss: None, alike)
     stored = replace(literal, cases=latents, spec=replace(spec, precision=case.precision))
     peak = matrix_flops(case.device, MATRIX_PRODUCTS)
     theirs = _pace(lambda training: _train_literally(facts, codec, training), literal, peak)

@@ -43,9 +43,16 @@ class PreparedCase:
 
 
 def prepare_case(
-    image: Volume, label: Volume, modality: Modality, target_spacing: Spacing3, spec: PrepareSpec
+    image: Volume,
+    label: Volume,
+    modality: Modality,
+    target_spacing: Spacing3,
+    spec: PrepareSpec,
+    outline: Outline | None = None,
 ) -> PreparedCase:
     """Prepare one image and its label map; target_spacing (x, y, z) mm in RAS order.
+
+    outline: found in the image where none is given.
 
     Raises BadInput where shapes differ, intensities are not finite, or labels are not integers.
     """
@@ -53,24 +60,33 @@ def prepare_case(
     orientation = orientation_of(image.affine)
     canonical = canonical_array(image.array, orientation)
     labels = canonical_array(label.array, orientation)
-    outline = find_outline(canonical, modality)
+    outline = outline or find_outline(canonical, modality)
     intensity = fit_intensity(canonical, outline.mask, outline.background, modality, spec.intensity)
     inside, notes = _with_labels(outline, labels)
 
     crop = bounding_box(inside)
     geometry = plan_geometry(image.array.shape, image.affine, crop, target_spacing, spec.slice_size, fit=spec.fit)
     whole = geometry.to_source(inside)
-    inside, labels = geometry.cropped(inside), geometry.cropped(labels)
-    mapped = intensity.forward(canonical[_window(crop)], inside)
+    mapped = intensity.forward(canonical[_window(crop)], geometry.cropped(inside))
     del canonical
 
     slices = to_slices(geometry, mapped, label=False, fill=OUTSIDE)
-    mask = to_slices(geometry, labels, label=True, fill=0)
-    inner = to_slices(geometry, inside, label=True, fill=0) | (mask > 0)
+    mask, inner = slice_mask(geometry, labels, inside)
     np.clip(slices, -1.0, 1.0, out=slices)
     slices[~inner] = OUTSIDE
     spacing = geometry.grid_spacing[::-1]
     return PreparedCase(slices, mask, inner, spacing, geometry, intensity, outline.kind, whole, notes)
+
+
+def slice_mask(
+    geometry: Geometry, labels: np.ndarray, outline: NDArray[np.bool_]
+) -> tuple[np.ndarray, NDArray[np.bool_]]:
+    """Label map and outline (x, y, z) in canonical voxels -> both as prepared slices (Z, H, W).
+
+    The outline of the slices holds every labelled voxel.
+    """
+    mask = to_slices(geometry, geometry.cropped(labels), label=True, fill=0)
+    return mask, to_slices(geometry, geometry.cropped(outline), label=True, fill=0) | (mask > 0)
 
 
 def restore_image(

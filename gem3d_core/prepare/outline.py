@@ -16,6 +16,7 @@ OutlineKind = Literal["border-constant", "body", "full-box"]
 BORDER_SHARE = 0.75  # of the voxels on the six faces; a head cut by one face still has this much background
 BODY_HU = -500.0  # between air (-1000) and fat (-100)
 AIR_HU = -1000.0
+IN_SPACE, IN_PLANE = (0, 1, 2), (0, 1)  # the axes along which an image, or a single slice, has a border
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,16 @@ class Outline:
     note: str = ""
 
 
-def find_outline(image: np.ndarray, modality: Modality) -> Outline:
+def find_outline(image: np.ndarray, modality: Modality, *, flat: bool = False) -> Outline:
     """The outline of a canonical image (x, y, z) in the source's intensities.
+
+    flat: the image is a single axial slice (x, y, 1), which has a border in plane only.
 
     MRI: voxels that differ from the value shared by nearly all voxels on the volume's faces, holes filled.
     CT: the largest connected component above -500 HU, holes filled in each axial slice.
     None found: the full box, and the note says so.
     """
-    return _body(image) if modality == "ct" else _off_border(image)
+    return _body(image) if modality == "ct" else _off_border(image, IN_PLANE if flat else IN_SPACE)
 
 
 def bounding_box(mask: NDArray[np.bool_]) -> Box:
@@ -48,21 +51,23 @@ def bounding_box(mask: NDArray[np.bool_]) -> Box:
     return (int(x0), int(x1)), (int(y0), int(y1)), (int(z0), int(z1))
 
 
-def border_value(image: np.ndarray) -> tuple[float, float]:
-    """The commonest value on the six faces of (x, y, z), and its share of the voxels there."""
-    faces = [np.take(image, end, axis=axis).ravel() for axis in range(3) for end in (0, -1)]
+def border_value(image: np.ndarray, axes: tuple[int, ...] = IN_SPACE) -> tuple[float, float]:
+    """The commonest value on the faces of (x, y, z) along some axes, and its share of the voxels there."""
+    faces = [np.take(image, end, axis=axis).ravel() for axis in axes for end in (0, -1)]
     values, counts = np.unique(np.concatenate(faces), return_counts=True)
     top = int(counts.argmax())
     return float(values[top]), float(counts[top] / counts.sum())
 
 
-def _off_border(image: np.ndarray) -> Outline:
+def _off_border(image: np.ndarray, axes: tuple[int, ...]) -> Outline:
     from scipy.ndimage import binary_fill_holes
 
-    value, share = border_value(image)
+    value, share = border_value(image, axes)
     if share < BORDER_SHARE:
         return _full_box(image, f"no constant border: the commonest value on the faces covers {share:.1%} of them")
-    mask = np.asarray(binary_fill_holes(image != image.dtype.type(value)), dtype=np.bool_)
+    differs = image != image.dtype.type(value)
+    filled = binary_fill_holes(differs) if axes == IN_SPACE else binary_fill_holes(differs[:, :, 0])[:, :, None]
+    mask = np.asarray(filled, dtype=np.bool_)
     if not mask.any():
         return _full_box(image, f"every voxel has the border's value {value:g}")
     if mask.all():

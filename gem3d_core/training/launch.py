@@ -47,7 +47,7 @@ class Job:
     seed: int
     folder: str
     """Where checkpoints are kept."""
-    emphasis: tuple[float, ...] | None = None
+    emphasis: tuple[float, ...]
     """The codec's weight of each latent channel."""
     codec: str | None = None
     """Folder of the codec whose latents these are, for networks that see decoded slices."""
@@ -69,7 +69,7 @@ class Job:
             facts=facts_from(values.pop("facts")),
             diffusion=DiffusionSpec(**values.pop("diffusion")),
             spec=TrainSpec(**values.pop("spec")),
-            emphasis=None if emphasis is None else tuple(emphasis),
+            emphasis=tuple(emphasis),
             **values,
         )
 
@@ -89,7 +89,7 @@ def train_job(job: Job, device: torch.device, on_step: OnStep, ranks: Ranks = AL
         folder=Path(job.folder),
         device=device,
         on_step=on_step,
-        emphasis=None if job.emphasis is None else torch.tensor(job.emphasis),
+        emphasis=torch.tensor(job.emphasis),
         codec=None if job.codec is None else load_codec(Path(job.codec), device),
         ranks=ranks,
         plan=_plan(job, budget, ranks, cases[0]),

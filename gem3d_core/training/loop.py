@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gem3d_core.diffusion.losses import Example, Loss
-from gem3d_core.errors import Gem3dError
+from gem3d_core.errors import BadInput, Gem3dError
 from gem3d_core.machine.checkpoints import load_checkpoint, optimiser_tensors, restore_optimiser, save_checkpoint
 from gem3d_core.machine.devices import autocast
 from gem3d_core.machine.out_of_memory import until_it_fits
@@ -168,11 +168,16 @@ class _Run:
         save_checkpoint(folder, step, groups, {"steps": self.spec.steps})
 
     def restore(self, folder: Path) -> int:
-        """Go back to the newest checkpoint; returns its step, 0 when there is none."""
+        """Go back to the newest checkpoint; returns its step, 0 when there is none. Raises BadInput for another's."""
         found = load_checkpoint(folder)
         if found is None:
             return 0
         step, groups = found
+        if _shapes(groups["raw"]) != _shapes(self.parameters):
+            raise BadInput(
+                f"{folder} holds the checkpoint of another training, whose parameters are not these: "
+                "give each training a folder of its own"
+            )
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(groups["raw"][name])
@@ -181,6 +186,10 @@ class _Run:
         self.rng.set_state(groups["run"]["generator"])
         self.losses = groups["run"]["losses"].tolist()
         return step
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def learning_rate(spec: TrainSpec, step: int) -> float:

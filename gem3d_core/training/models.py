@@ -36,7 +36,7 @@ class Training:
     """Where checkpoints are kept."""
     device: torch.device
     on_step: OnStep
-    emphasis: Tensor | None = None
+    emphasis: Tensor
     """The codec's weight of each latent channel (c,)."""
     codec: Codec | None = None
     """Whose latents these are, for networks that see decoded slices."""
@@ -96,8 +96,8 @@ def _pieces(
     clean, drawn = batch.clean, batch.drawn
     eps = torch.randn(clean.shape, generator=rng)
     mine, count, device = training.ranks.rows(len(clean)), training.plan.pieces, training.device
-    emphasis = training.emphasis if training.schedule.spec.channel_weighting == "spread" else None
-    emphasis = None if emphasis is None else emphasis.to(device)
+    weighs = training.schedule.spec.channel_weighting == "spread"
+    emphasis = training.emphasis.to(device) if weighs else None
     size = (mine.stop - mine.start) // count
     for first in range(mine.start, mine.stop, size):
         rows = slice(first, first + size)

@@ -10,9 +10,9 @@ import numpy as np
 
 from gem3d_core.machine.files import read_json, write_json
 from gem3d_core.masks.augment import Augmented, augment_mask
+from gem3d_core.prepare.case import slice_mask
 from gem3d_core.prepare.geometry import Geometry, canonical_spacing, plan_geometry
 from gem3d_core.prepare.outline import bounding_box
-from gem3d_core.prepare.resampling import to_slices
 from gem3d_core.scans.volumes import write_nifti
 from gem3d_core.seeds import derive_seed
 from gem3d_core.spec.masks import AugmentSpec
@@ -71,9 +71,7 @@ def _edit_case(folder: Path, prepared: Prepared, spec: AugmentSpec, case: str, s
 
 def _write(folder: Path, edited: Augmented, geometry: Geometry) -> None:
     """The facts are written last and say that the files beside them are whole."""
-    outline = edited.outline.astype(np.uint8)
-    mask_slices = to_slices(geometry, geometry.cropped(edited.mask), label=True, fill=0)
-    outline_slices = to_slices(geometry, geometry.cropped(outline), label=True, fill=0) | (mask_slices > 0)
+    mask_slices, outline_slices = slice_mask(geometry, edited.mask, edited.outline)
     write_nifti(folder / "label.nii.gz", geometry.to_source(edited.mask), geometry.affine)
     write_nifti(folder / "mask.nii.gz", mask_slices.transpose(2, 1, 0), geometry.prepared_affine)
     slices = outline_slices.astype(np.uint8).transpose(2, 1, 0)

@@ -25,7 +25,7 @@ def test_a_baseline_is_the_system_that_it_is_called(system: str, baseline: str, 
     assert made is not None
     shares = system in {"ours", "paper"} and not load(PROFILE, {"system": baseline}).condition.informed
     over = {**(system_settings(system) if shares else {}), **system_settings(baseline), "system": baseline}
-    found, expected = open_run(made).config, load(PROFILE, over)
+    found, expected = made.config, load(PROFILE, over)
     assert found.system == baseline
     for key in ("generator", "condition", "diffusion", "informed", "resample", "codec", "unet"):
         assert getattr(found, key) == getattr(expected, key), key
@@ -36,7 +36,7 @@ def test_what_is_set_by_hand_is_the_baselines_too(tmp_path: Path) -> None:
     asked = settings(tmp_path, evaluate__baseline="make-a-volume", train_slices__steps=7, condition__window=8)
     made = baseline_of(asked, open_run(asked))
     assert made is not None
-    config = open_run(made).config
+    config = made.config
     assert (config.train_slices.steps, config.condition.window) == (7, 8)
 
 

@@ -76,7 +76,11 @@ def test_json_says_what_scripts_rely_on(site: Site) -> None:
     stages = site.document["stages"]
     assert isinstance(stages, list)
     assert len(stages) == 11
-    assert all({"name", "seconds", "cached"} == set(stage) and not stage["cached"] for stage in stages)
+    assert all({"name", "seconds", "cached", "note"} == set(stage) and not stage["cached"] for stage in stages)
+    notes = {stage["name"]: stage["note"] for stage in stages if stage["note"]}
+    assert notes == {
+        "train-informed": "not needed: informed slices are those of other patients: informed.mode=generated needs it"
+    }
     assert [d["factor"] for d in site.document["datasets"]] == [1, 2]  # type: ignore[index, attr-defined]  # JSON
 
 
@@ -149,7 +153,7 @@ def test_the_same_command_again_does_nothing(site: Site, gem3d: Command) -> None
     done = gem3d("enhance", site.dataset, *QUICK, "--factor", 2, "--catalog", site.catalog, "--json")
     assert time.monotonic() - began < 45  # below 30 on two cores that do nothing else
     again = json.loads(done.stdout)
-    assert all(stage["cached"] for stage in again["stages"])
+    assert all(stage["cached"] or stage["note"] for stage in again["stages"])
     assert again["artifacts"] == site.document["artifacts"]
 
 
@@ -159,7 +163,7 @@ def test_a_change_of_stage_9_concerns_9_to_11_only(site: Site, gem3d: Command) -
     told = json.loads(gem3d(*asked, "--set", "resample.steps=4").stdout)
     after = {s["name"] for s in told["stages"] if s["cached"]}
     assert before - after == {"resample", "publish", "evaluate"}
-    assert len(before) == len(told["stages"])
+    assert len(before) == sum(not s["needless"] for s in told["stages"])
     assert all(s["network_calls"] > 0 for s in told["stages"] if s["name"] in {"train-slices", "resample"})
 
 
@@ -174,7 +178,8 @@ def test_a_corrected_licence_reaches_the_dataset_and_trains_and_draws_nothing(si
         declared.write_text(before)
     prepared = [site.artifact_files(ref) for d in (site.document, told) for ref in d["artifacts"] if "prepared/" in ref]  # type: ignore[attr-defined]  # JSON
     assert prepared[0] == prepared[1]
-    assert {s["name"] for s in told["stages"] if not s["cached"]} == {"ingest", "preprocess", "publish"}
+    made = {s["name"] for s in told["stages"] if not s["cached"] and not s["note"]}
+    assert made == {"ingest", "preprocess", "publish"}
     folder = Path(told["datasets"][0]["path"])
     assert json.loads((folder / "dataset.json").read_text())["licence"] == "CC0 corrected"
     assert "CC0 corrected" in (folder / "README.md").read_text()
@@ -230,7 +235,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_never_killed(
         _kill_at(tmp_path / "catalog", sign, [*map(str, command)], environment)
     gem3d(*command)
     resumed = Site(site.dataset, tmp_path / "catalog", {})
-    for model in ("slice", "volume", "informed"):
+    for model in ("slice", "volume"):
         ref = f"model/Phantoms-{model}"
         assert resumed.artifact_files(ref) == site.artifact_files(ref)
     _assert_same_volumes(resumed, site)
@@ -325,7 +330,7 @@ def test_test_cases_leak_nowhere(site: Site, gem3d: Command, tmp_path: Path) -> 
             nibabel.save(nibabel.Nifti1Image(change(np.asarray(stored.dataobj)), coarser), path)
     gem3d("enhance", dataset, *QUICK, "--catalog", tmp_path / "catalog", "--until", "publish")
     other = Site(dataset, tmp_path / "catalog", {})
-    for ref in ("model/Phantoms-slice", "model/Phantoms-volume", "model/Phantoms-informed"):
+    for ref in ("model/Phantoms-slice", "model/Phantoms-volume"):
         assert other.artifact_files(ref)["weights.safetensors"] == site.artifact_files(ref)["weights.safetensors"]
     theirs, own = (one.artifact_files("prepared/Phantoms")["plans.json"] for one in (other, site))
     assert theirs == own

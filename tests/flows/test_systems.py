@@ -16,7 +16,7 @@ from tasks.artifacts.files import read_rows
 pytestmark = pytest.mark.slow
 
 SYSTEMS: dict[str, dict[str, object]] = {
-    "paper": {"system": "paper", "resample.steps": 2, "informed.sample.steps": 2},
+    "paper": {"system": "paper", "resample.steps": 2, "informed.sample.steps": 2, "informed.mode": "generated"},
     "make-a-volume": {"system": "make-a-volume"},
     # of clean latents, networks that were trained for fewer steps predict zeros
     "ldm-3d": {"system": "ldm-3d", "tune_volume.steps": 15},

@@ -81,7 +81,7 @@ def job(tmp_path: Path, facts: NetworkFacts, start: str | None = None) -> Job:
         save_file({name: torch.randn(shape, generator=rng) for name, shape in shapes.items()}, files[f"case{k}"])
     spec = TrainSpec(steps=2, batch=2, warmup=1)
     folder = str(tmp_path / facts.kind)
-    return Job(facts, files, DiffusionSpec(), spec, seed=1, folder=folder, slice_weights=start)
+    return Job(facts, files, DiffusionSpec(), spec, 1, folder, (1.0,) * C, slice_weights=start)
 
 
 def test_a_new_kind_is_trained_saved_opened_and_draws(tmp_path: Path) -> None:

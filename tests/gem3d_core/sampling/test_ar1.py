@@ -289,7 +289,8 @@ def test_correlation_where_windows_of_a_volume_meet(
     network = Exact(schedule)
     where = torch.arange(Z, dtype=torch.float32)[:, None, None, None]
     request = VolumeRequest("v", where, torch.zeros(SAMPLES, 1, 1), start, seed=7)
-    drawn = dict(sample_volumes(network, [request], schedule, spec, torch.device("cpu")))["v"][..., 0, 0]
+    ((_, volume),) = sample_volumes(network, [request], schedule, spec, torch.device("cpu"))
+    drawn = volume[..., 0, 0]
     borders = window_borders(plan_volume(Z, network.facts.condition, start, spec), Z)
     found = {k: correlation(drawn, k, k + 1) for k in borders}
     smallest = f"correlation where windows of {Z} slices meet, {continuation}, {plan}, smallest"

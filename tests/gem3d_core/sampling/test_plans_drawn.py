@@ -66,7 +66,7 @@ def test_a_perfect_denoiser_gives_its_volume_back(process: DiffusionSpec, spec: 
         mask = torch.arange(Z, dtype=torch.float32)[:, None, None, None].expand(Z, 1, SIDE, SIDE)
         oracle = Oracle(volume, schedule)
         request = VolumeRequest("v", mask, volume[start], start, seed=Z)
-        drawn = dict(sample_volumes(oracle, [request], schedule, spec, CPU))["v"]
+        drawn = {one.name: latents for one, latents in sample_volumes(oracle, [request], schedule, spec, CPU)}["v"]
         torch.testing.assert_close(drawn, volume, atol=2e-4, rtol=0)
         if spec.steps > 1:  # the last step alone would give the volume, from any noise
             assert oracle.spreads == pytest.approx([1] * len(oracle.spreads), abs=0.25)
@@ -96,7 +96,7 @@ def test_what_a_window_continues_has_the_spread_of_its_timestep_at_every_step(
 
     oracle.register_forward_pre_hook(look)
     requests = [VolumeRequest(f"v{seed}", mask, volume[start], start, seed) for seed in range(12)]
-    dict(sample_volumes(oracle, requests, schedule, spec, CPU))
+    list(sample_volumes(oracle, requests, schedule, spec, CPU))
     assert sorted(noise, reverse=True) == schedule.timesteps(5)
     for found in map(torch.cat, noise.values()):
         assert found.numel() > 12 * 3 * 8 * C * SIDE**2
@@ -127,7 +127,7 @@ def test_every_slot_is_told_its_distance_from_the_informed_slice_and_from_its_ne
 
     oracle.register_forward_pre_hook(look)
     spec = SampleSpec(steps=2, overlap=2, continuation="repaint", plan=plan)
-    dict(sample_volumes(oracle, [VolumeRequest("v", mask, volume[start], start, seed=1)], schedule, spec, CPU))
+    list(sample_volumes(oracle, [VolumeRequest("v", mask, volume[start], start, seed=1)], schedule, spec, CPU))
     assert strides == {"chain": {1}, "keyframes": {1, 3}}[plan]
 
 
@@ -153,7 +153,7 @@ def test_a_volume_is_drawn_with_the_guidance_that_is_asked_for(mask: float, info
     request = VolumeRequest("v", condition, torch.randn(C, SIDE, SIDE, generator=rng), 7, seed=1)
 
     def draw(network: Additive, spec: SampleSpec) -> Tensor:
-        return dict(sample_volumes(network, [request], schedule, spec, CPU))["v"]
+        return {one.name: latents for one, latents in sample_volumes(network, [request], schedule, spec, CPU)}["v"]
 
     guided = draw(Additive(1, 1), SampleSpec(steps=4, mask_guidance=mask, informed_guidance=informed))
     torch.testing.assert_close(guided, draw(Additive(mask, informed), SampleSpec(steps=4)), atol=1e-4, rtol=1e-4)
@@ -169,7 +169,7 @@ def test_known_slots_are_told_with_their_finished_latents() -> None:
     oracle.register_forward_pre_hook(lambda _module, args: told.append(args[2]))
     request = VolumeRequest("v", mask, volume[10], 10, seed=1)
     spec = SampleSpec(steps=2, continuation="known", plan="keyframes", batch=1)
-    dict(sample_volumes(oracle, [request], schedule, spec, CPU))
+    list(sample_volumes(oracle, [request], schedule, spec, CPU))
     known = [cond for cond in told if cond.known is not None and bool(cond.known.mask.any())]
     assert len(known) >= 4
     for cond in known:

@@ -61,7 +61,8 @@ def expected(
 
 
 def assert_equal(diffusion: DiffusionSpec, spec: SampleSpec, *, offset: bool = True) -> None:
-    drawn = dict(sample_volumes(network(offset=offset), REQUESTS, make_schedule(diffusion), spec, CPU))
+    made = sample_volumes(network(offset=offset), REQUESTS, make_schedule(diffusion), spec, CPU)
+    drawn = {one.name: latents for one, latents in made}
     volumes, _ = expected(diffusion, spec.overlap, spec.eta, offset=offset)
     for name, volume in volumes.items():
         assert float(volume.abs().amax(dim=(1, 2, 3)).min()) > 1e-3, "a slice that was never written is zero"

@@ -65,7 +65,7 @@ REQUESTS = [
 
 
 def sample(requests: list[VolumeRequest], spec: SampleSpec) -> dict[str, Tensor]:
-    return dict(sample_volumes(network(), requests, SCHEDULE, spec, CPU))
+    return {one.name: latents for one, latents in sample_volumes(network(), requests, SCHEDULE, spec, CPU)}
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s.solver}-eta{s.eta:g}-x{s.resample}")
@@ -95,7 +95,8 @@ def test_a_compiled_network_sees_batches_of_one_size_and_draws_the_same() -> Non
     compiled, counter = copy.deepcopy(network()), CompileCounter()
     compiled.compile_for_sampling(counter)
     plain, drawn = (
-        dict(sample_volumes(net, REQUESTS, SCHEDULE, replace(FAST, batch=3), CPU)) for net in (network(), compiled)
+        {one.name: latents for one, latents in sample_volumes(net, REQUESTS, SCHEDULE, replace(FAST, batch=3), CPU)}
+        for net in (network(), compiled)
     )
     assert counter.frame_count == 1
     for name, volume in plain.items():
@@ -114,7 +115,10 @@ def test_what_the_compiler_makes_for_a_cpu_draws_the_same() -> None:
     compiled = copy.deepcopy(plain)
     compiled.compile_for_sampling()
     spec = replace(FAST, steps=2, batch=2)
-    expected, drawn = (dict(sample_volumes(net, REQUESTS[:3], SCHEDULE, spec, CPU)) for net in (plain, compiled))
+    expected, drawn = (
+        {one.name: latents for one, latents in sample_volumes(net, REQUESTS[:3], SCHEDULE, spec, CPU)}
+        for net in (plain, compiled)
+    )
     for name, volume in expected.items():
         torch.testing.assert_close(drawn[name], volume, atol=1e-4, rtol=0)
 
@@ -257,7 +261,7 @@ def test_the_middle_start_estimates_the_windows() -> None:
 def test_a_slice_network_samples_volumes_too() -> None:
     slices = build(replace(FACTS, kind="slice"), seed=1).requires_grad_(requires_grad=False).eval()
     assert isinstance(slices, SliceNetwork)
-    drawn = dict(sample_volumes(slices, REQUESTS[:2], SCHEDULE, FAST, CPU))
+    drawn = {one.name: latents for one, latents in sample_volumes(slices, REQUESTS[:2], SCHEDULE, FAST, CPU)}
     assert all(bool(v.isfinite().all()) for v in drawn.values())
     assert len(drawn) == 2
 
@@ -296,8 +300,8 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(
         return forward(self, x, t, cond)
 
     monkeypatch.setattr(VolumeNetwork, "forward", small)
-    for name, drawn in sample_volumes(limited, requests, SCHEDULE, FAST, CPU):
-        torch.testing.assert_close(drawn, whole[name], rtol=1e-4, atol=1e-5)
+    for one, drawn in sample_volumes(limited, requests, SCHEDULE, FAST, CPU):
+        torch.testing.assert_close(drawn, whole[one.name], rtol=1e-4, atol=1e-5)
     assert max(sizes) == largest
     assert not fixed or min(sizes) == largest
     limit = 0

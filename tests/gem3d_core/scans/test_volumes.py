@@ -80,7 +80,9 @@ def test_a_flipped_byte_in_compressed_data_is_noticed(tmp_path: Path) -> None:
         read_volume(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>404</html>", gzip.compress(b"text" * 200)])
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>404</html>", gzip.compress(b"text" * 200)], ids=["nothing", "a page", "zipped text"]
+)
 def test_what_is_no_nifti_is_called_so(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.nii.gz"
     path.write_bytes(content)

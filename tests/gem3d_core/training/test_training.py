@@ -22,7 +22,7 @@ from gem3d_core.diffusion.adversarial import adversarial_loss
 from gem3d_core.diffusion.denoise import predict_slices
 from gem3d_core.diffusion.losses import Example, diffusion_loss, draw_timesteps
 from gem3d_core.diffusion.schedule import Schedule, make_schedule
-from gem3d_core.errors import Gem3dError
+from gem3d_core.errors import BadInput, Gem3dError
 from gem3d_core.machine.checkpoints import load_checkpoint, save_checkpoint, save_tensors
 from gem3d_core.machine.processes import Interrupted
 from gem3d_core.networks.files import build, load_network
@@ -72,7 +72,7 @@ def cases() -> list[LatentCase]:
 
 
 def training(folder: Path, spec: TrainSpec = SPEC, on_step: Callable[[int, float], None] | None = None) -> Training:
-    return Training(cases(), SCHEDULE, spec, 11, folder, CPU, on_step or (lambda _step, _loss: None))
+    return Training(cases(), SCHEDULE, spec, 11, folder, CPU, on_step or (lambda _step, _loss: None), torch.ones(C))
 
 
 @pytest.fixture(scope="module")
@@ -277,8 +277,8 @@ def test_the_models_weights_are_the_average_not_the_raw_ones(run: Run, tmp_path:
 def test_stage_two_starts_from_the_average_of_stage_one_and_leaves_it_alone(
     stage_one: tuple[Path, Outcome], tmp_path: Path
 ) -> None:
-    folder, (slice_weights, trained_one) = stage_one
-    weights, trained = train_model(VOLUME, training(tmp_path), folder / "weights.safetensors")
+    file, (slice_weights, trained_one) = stage_one
+    weights, trained = train_model(VOLUME, training(tmp_path), file)
     frozen = {name: tensor for name, tensor in weights.items() if name not in trained.ema}
     plain = {name.removeprefix("slices.").replace(".spatial.", "."): tensor for name, tensor in frozen.items()}
     assert plain.keys() == slice_weights.keys()
@@ -393,3 +393,10 @@ def _train_until_killed(folder: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     _train_until_killed(Path(sys.argv[1]))
+
+
+def test_a_folder_of_another_training_is_refused(stage_one: tuple[Path, Outcome], tmp_path: Path) -> None:
+    """Else stage 2 would go on from stage 1's last step, or fail on a name that is missing."""
+    train_model(SLICE, training(tmp_path))
+    with pytest.raises(BadInput, match=r"the checkpoint of another training.*a folder of its own"):
+        train_model(VOLUME, training(tmp_path), stage_one[0])

@@ -48,7 +48,7 @@ def run(kind: str, folder: Path, plan: TrainingPlan) -> tuple[dict[str, Tensor],
 
     cases = [LatentCase(name, latents(C, k), latents(M, 10 + k), 9) for k, name in enumerate("abc")]
     schedule = make_schedule(DiffusionSpec())
-    training = Training(cases, schedule, SPEC, 5, folder / "run", CPU, lambda *_: None, plan=plan)
+    training = Training(cases, schedule, SPEC, 5, folder / "run", CPU, lambda *_: None, torch.ones(C), plan=plan)
     if kind == "slice":
         return train_model(FACTS, training)
     if kind == "position":
@@ -166,6 +166,6 @@ def _trained(folder: Path) -> dict[str, Tensor]:
     image, condition = torch.randn(9, C, 8, 8, generator=rng), torch.rand(9, M, 8, 8, generator=rng)
     save_file({"image": image, "condition": condition}, files["a"])
     named = {case: str(file) for case, file in files.items()}
-    job = Job(FACTS, named, DiffusionSpec(), spec, seed=1, folder=str(folder / "checkpoints"))
+    job = Job(FACTS, named, DiffusionSpec(), spec, 1, str(folder / "checkpoints"), (1.0,) * C)
     weights, _ = train_job(job, torch.device("cpu"), lambda _step, _loss: None)
     return weights

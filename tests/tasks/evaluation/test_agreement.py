@@ -1,6 +1,7 @@
 """Mask agreement: a drawn volume's own mask, every accepted row's, beside what was found in its image."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,12 +11,13 @@ from data_catalog import Catalog
 from gem3d_core.scans.volumes import write_nifti
 from tasks.artifacts.seen import SeenFiles
 from tasks.artifacts.source import Source
+from tasks.artifacts.volumes import VolumeRow
 from tasks.evaluation.agreement import _product
 from tasks.frame.progress import Nothing
 from tasks.frame.stage import Work
 
 AFFINE = np.diag([2.0, 1.0, 1.0, 1.0])
-NAMES = {"run_id": "test", "code_version": "0", "config_hash": "0", "seed": 0, "key": "k"}
+NAMES: dict[str, Any] = {"run_id": "test", "code_version": "0", "config_hash": "0", "seed": 0, "key": "k"}
 
 
 def boxes(front: int, back: int) -> np.ndarray:
@@ -41,7 +43,7 @@ def test_every_volume_is_scored_against_the_mask_that_it_was_drawn_for(tmp_path:
         files[f"volumes/{name}/label.nii.gz"] = written(tmp_path / f"{name}.nii.gz", labels)
         predicted[name] = written(tmp_path / f"{name}-found.nii.gz", found[name])
     drawn = catalog.put("volumes", "N-r0", files=files, meta={}, **NAMES)
-    rows = [{"volume": "v0", "variant": "true"}, {"volume": "v1", "variant": "augmented"}]
+    rows: list[VolumeRow] = [{"volume": "v0", "variant": "true"}, {"volume": "v1", "variant": "augmented"}]
 
     product = _product(Work(catalog, tmp_path, Nothing()), source, drawn, rows, predicted, 1)
 

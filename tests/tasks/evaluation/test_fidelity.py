@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from gem3d_core.metrics.paired import ms_ssim
 from gem3d_core.report.document import Missing
 from gem3d_core.report.tables import continuity_table
 from gem3d_core.spec.terms import PLANES, Plane
-from tasks.artifacts.volumes import Synthetic, accepted, open_synthetic
+from tasks.artifacts.volumes import Synthetic, VolumeRow, accepted, open_synthetic
 from tasks.evaluation import fidelity, real_features
 from tasks.evaluation.paired import Paired, Real, paired_recipe
 from tasks.evaluation.real_features import training_features, without_features
@@ -82,7 +83,7 @@ def put_volumes(folder: Path, variants: list[str]) -> tuple[Work, Artifact]:
         files[f"volumes/v{k}/slices.safetensors"] = path
     files["volumes.parquet"] = folder / "volumes.parquet"
     pd.DataFrame(rows).to_parquet(files["volumes.parquet"])
-    names = {"run_id": "test", "code_version": "0", "config_hash": "0", "seed": 0, "key": "k"}
+    names: dict[str, Any] = {"run_id": "test", "code_version": "0", "config_hash": "0", "seed": 0, "key": "k"}
     return Work(catalog, folder, Nothing()), catalog.put("volumes", "N-r0", files=files, meta={}, **names)
 
 
@@ -96,8 +97,8 @@ def read(
     reading, real = Reading(pooled), RealVolumes()
     for case, of in (*((case, TRAINING) for case in real.train), ("d", HELD_OUT)):
         reading.count(case, image(ord(case)), OUTLINE, of)
-    train, _ = read_training(real, [], Nothing(), threads=2)
-    test = read_test(real, [], None, [], threads=2)
+    train, _ = read_training(real, [], Nothing(), threads=2)  # type: ignore[arg-type]  # a stand-in
+    test = read_test(real, [], None, [], threads=2)  # type: ignore[arg-type]  # a stand-in
     chosen = {str(row["volume"]): of for of, found in sets.items() for row in found}
     opened = [open_synthetic(work.catalog, volumes, rows, threads=2) for _ in range(repeats)]
     return [*sets, HELD_OUT], missing, reading, read_drawn(reading, opened, train, chosen, []), train, test
@@ -116,7 +117,7 @@ def test_fid_does_not_mix_true_and_edited_masks(tmp_path: Path) -> None:
     real = moments(map(ord, "abc"))
     for of, seeds in ((SYNTHETIC, (0, 2, 4)), (EDITED, (1, 3, 5)), (HELD_OUT, (ord("d"),))):
         expected = frechet(real, moments(seeds))
-        found = {
+        found: dict[str, object] = {
             value.metric: (value.value, value.n_synthetic)
             for value in values
             if value.of == of and value.metric.startswith("FID")
@@ -153,7 +154,7 @@ def test_a_few_edited_masks_have_a_fid_only_where_they_are_all_there_is(
 
 
 def test_the_same_masks_are_compared_of_every_system_and_none_accepted_is_said() -> None:
-    rows = [{"volume": f"v{k}", "mask_case": case, "variant": "true"} for k, case in enumerate("abc")]
+    rows: list[VolumeRow] = [{"volume": f"v{k}", "mask_case": c, "variant": "true"} for k, c in enumerate("abc")]
     assert fidelity._compared(rows, {"a", "c"}) == ({"v0": SYNTHETIC, "v2": SYNTHETIC}, {})
     assert fidelity._compared(rows[1:2], {"a", "c"}) == ({}, {"FID": "of 2 volumes to compare none was accepted"})
 
@@ -174,7 +175,7 @@ def test_edited_masks_have_borders_but_no_real_volume_to_be_as_smooth_as(tmp_pat
 
 def test_distances_are_those_of_every_accepted_volume(tmp_path: Path) -> None:
     *_, drawn, train, test = read(tmp_path, ["true", "augmented"], repeats=2)
-    table = nearest_training(RealVolumes(), drawn, train, test)
+    table = nearest_training(RealVolumes(), drawn, train, test)  # type: ignore[arg-type]  # a stand-in
     assert list(table["volume"]) == ["v0", "v1", "v0", "v1", "d"]
     assert list(table["of"]) == [SYNTHETIC] * 4 + [HELD_OUT]
 
@@ -182,8 +183,8 @@ def test_distances_are_those_of_every_accepted_volume(tmp_path: Path) -> None:
 def test_a_paired_volume_is_scored_against_its_own_real_one_which_is_not_read_again() -> None:
     case = "d"
     drawn = Synthetic(case, case, "true", image(7), OUTLINE, (2,))
-    none_left = RealVolumes(unread="")
-    test = read_test(none_left, [Paired(drawn, Real(image(ord(case)), OUTLINE * 1))], None, [case], threads=2)
+    none_left, pair = RealVolumes(unread=""), Paired(drawn, Real(image(ord(case)), OUTLINE * 1))
+    test = read_test(none_left, [pair], None, [case], threads=2)  # type: ignore[arg-type]  # a stand-in
     assert test.ms_ssim == {case: ms_ssim(image(7), image(ord(case)), OUTLINE)}
     expected = smoothness_ratio(all_differences(image(7)), all_differences(image(ord(case))))
     assert test.continuity[case].over_real == expected
@@ -195,7 +196,7 @@ def test_features_of_training_volumes_are_read_as_they_were_written(tmp_path: Pa
     for case in "abc":
         reading.count(case, image(ord(case)), OUTLINE, TRAINING)
     catalog = Catalog.open(str(tmp_path / "catalog"))
-    names = {"run_id": "test", "code_version": "0", "config_hash": "0", "seed": 0, "key": "k"}
+    names: dict[str, Any] = {"run_id": "test", "code_version": "0", "config_hash": "0", "seed": 0, "key": "k"}
     files = real_features._save(tmp_path, reading)
     artifact = catalog.put("metrics", "N-features", files=files, meta={"missing": {}}, **names)
     moments, samples = training_features(catalog, artifact)
@@ -213,7 +214,7 @@ def test_features_of_training_volumes_are_read_as_they_were_written(tmp_path: Pa
 
 def test_without_features_of_training_volumes_none_are_gathered(tmp_path: Path) -> None:
     catalog = Catalog.open(str(tmp_path / "catalog"))
-    names = {"run_id": "test", "code_version": "0", "config_hash": "0", "seed": 0, "key": "k"}
+    names: dict[str, Any] = {"run_id": "test", "code_version": "0", "config_hash": "0", "seed": 0, "key": "k"}
     assert real_features._save(tmp_path, Reading(None)) == {}
     (tmp_path / "values.parquet").write_bytes(b"")
     files = {"values.parquet": tmp_path / "values.parquet"}
@@ -223,14 +224,14 @@ def test_without_features_of_training_volumes_none_are_gathered(tmp_path: Path) 
 
 
 class MaskedVolumes(RealVolumes):
-    """Those that also have masks; volumes of a depth, and one that can be read again."""
+    """Those that also have masks, of a depth."""
 
     def __init__(self, depth: int) -> None:
         super().__init__()
         self.depth = depth
 
     def image(self, case: str) -> np.ndarray:
-        return image(ord(case))[: self.depth]
+        return super().image(case)[: self.depth]
 
     def mask(self, case: str) -> np.ndarray:
         return np.full(SHAPE, ord(case), np.uint8)
@@ -238,8 +239,7 @@ class MaskedVolumes(RealVolumes):
 
 @pytest.mark.parametrize(("depth", "middle"), [(6, 3), (5, 2), (1, 0)])
 def test_a_test_volume_is_drawn_for_its_own_mask_and_middle_slice(depth: int, middle: int) -> None:
-    volumes = MaskedVolumes(depth)
-    recipes = [paired_recipe(volumes, case, seed) for case, seed in (("d", 1), ("a", 1), ("d", 2))]  # type: ignore[arg-type]  # reads image, mask and outline alone
+    recipes = [paired_recipe(MaskedVolumes(depth), case, seed) for case, seed in (("d", 1), ("a", 1), ("d", 2))]  # type: ignore[arg-type]  # a stand-in, of which each image is read once
     for recipe, case in zip(recipes, "dad", strict=True):
         assert recipe.name == case
         assert recipe.p == 0.5

@@ -17,11 +17,12 @@ from gem3d_core.codec.haar import Haar
 from gem3d_core.codec.kl import KL
 from gem3d_core.codec.kl_training import train_kl
 from gem3d_core.machine.processes import Interrupted
+from gem3d_core.machine.reading import BoundedCache
 from gem3d_core.prepare.intensity import IntensityMap
 from gem3d_core.spec.method import CodecSpec
 from tasks.artifacts.prepared import Prepared
 from tasks.frame.progress import Nothing
-from tasks.frame.stage import Run, StageResult, Work, perform
+from tasks.frame.stage import NotAtHand, Run, StageResult, Work, look, perform
 from tasks.stages import encode as module
 
 STEPS = 4
@@ -127,13 +128,13 @@ def codec_of(overrides: dict[str, object], folder: Path, kind: type[Phantoms]) -
     catalog = Catalog.open(folder / "catalog")
     work = Work(catalog, folder, Nothing())
     prepared = phantoms(catalog, prepared_artifact(catalog, folder), kind)
-    return module._codec(work, prepared, load("smoke", overrides), "cpu", module.BoundedCache(len))
+    return module._codec(work, prepared, load("smoke", overrides), "cpu", BoundedCache(len))
 
 
 def test_a_pretrained_codec_reads_no_slices(tmp_path: Path) -> None:
     spec = CodecSpec(kind="kl", train_steps=1, base_channels=8)
     train_kl(spec, torch.rand(4, 16, 24), 0, tmp_path / "checkpoints").save(tmp_path / "weights")
-    overrides = {"codec.kind": "kl", "codec.weights": str(tmp_path / "weights")}
+    overrides: dict[str, object] = {"codec.kind": "kl", "codec.weights": str(tmp_path / "weights")}
     assert isinstance(codec_of(overrides, tmp_path, Unreadable), KL)
 
 
@@ -143,3 +144,24 @@ def test_a_codec_that_is_there_is_not_fitted_again(tmp_path: Path) -> None:
     assert isinstance(fitted, Haar)
     assert isinstance(found, Haar)
     assert torch.equal(found.scale, fitted.scale)
+
+
+def test_a_codec_of_others_is_looked_at_before_its_latents_are_looked_for(tmp_path: Path) -> None:
+    """Its content is part of what the latents are; who looks in the catalog reads no weights."""
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "config.json").write_text("one")
+    overrides: dict[str, object] = {"codec.kind": "kl", "codec.weights": str(weights)}
+    run = a_run(tmp_path / "catalog", overrides)
+    artifact = prepared_artifact(Catalog.open(run.catalog), tmp_path)
+    stage = module.Encode(run, artifact.ref.full)
+    with pytest.raises(NotAtHand):
+        stage.identity()
+    assert look(stage) is None
+    stage.ready()
+    first = stage.identity().settings["weights"]
+    (weights / "config.json").write_text("another")
+    with pytest.raises(NotAtHand):
+        stage.identity()
+    stage.ready()
+    assert stage.identity().settings["weights"] != first
