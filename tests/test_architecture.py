@@ -251,9 +251,8 @@ def test_no_product_module_imports_the_door() -> None:
 
 
 def test_the_door_opens_when_it_is_asked() -> None:
-    """Importing one module of the core must not import the others; and what is inside does not go through the door."""
+    """Importing one module of the core must not import the others."""
     assert {name.split(".")[0] for name in eager_imports("gem3d_core")} == {"importlib"}
-    assert not [module for module in MODULES if "gem3d_core.door" in imports(module)]
 
 
 @pytest.mark.skipif("flows.cli" not in MODULES, reason="no command line yet")

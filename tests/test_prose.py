@@ -17,7 +17,7 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
     *sorted(page for page in (ROOT / "docs").rglob("*.md") if page.name not in WRITTEN_BY_SCRIPTS),
 ]
-PARTS = ("configs", "data_catalog", "gem3d_core")
+PARTS = ("configs", "data_catalog", "flows", "gem3d_core", "tasks")
 """Whose docstrings are counted."""
 LONGEST = 40
 """Words of a sentence."""

@@ -20,7 +20,7 @@ COARSE = 64
 """Pixels a side that outlines are compared on, at least where slices have as many."""
 
 Outline = Callable[[str], NDArray[np.bool_]]
-"""Of a case by name: (Z, H, W)."""
+"""The outline (Z, H, W) of a case, by its name."""
 
 
 @dataclass(frozen=True)

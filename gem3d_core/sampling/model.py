@@ -84,7 +84,7 @@ def save_model(
 
 
 def read_facts(folder: Path) -> ModelFacts:
-    """Of a model's folder. Raises BadInput, saying what to do, for what is no model or one of another version."""
+    """The facts in a model's folder. Raises BadInput, which says what to do, for no model or one of another version."""
     if not (folder / FACTS).is_file():
         old = (folder / OLD_FACTS).is_file()
         what = "a model of version 0.1.0, which is no complete folder: train it again" if old else "no model"

@@ -74,7 +74,7 @@ class Drawn:
 
     @property
     def name(self) -> str:
-        """Of the recipe."""
+        """The name of the recipe."""
         return self.recipe.name
 
 

@@ -12,7 +12,7 @@ from tasks.artifacts.seen import SeenFiles
 from tasks.frame.stage import NotAtHand
 
 Find = Callable[[bool], Path | None]
-"""Of weights: whether they may be downloaded -> their folder; none where there are none to find."""
+"""Finds weights: whether they may be downloaded -> their folder; none where there are none to find."""
 
 
 def codec_weights(spec: CodecSpec) -> Find:

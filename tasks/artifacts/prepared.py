@@ -85,7 +85,7 @@ class SplitSizes:
 
 
 def split_sizes(catalog: Catalog, ref: str) -> SplitSizes:
-    """Of a `prepared` dataset, from its record alone."""
+    """Sizes of a `prepared` dataset's parts, from its record alone."""
     meta = catalog.get(ref).meta
     train, patients, test = (cast("int", meta[name]) for name in ("train", "patients", "test"))
     return SplitSizes(train, patients, test)

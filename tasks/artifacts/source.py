@@ -51,7 +51,7 @@ class Source:
 
     @property
     def licence(self) -> str:
-        """Of the dataset; empty where dataset.json states none."""
+        """The licence of the dataset; empty where dataset.json states none."""
         return str(self.artifact.meta["licence"])
 
     @property

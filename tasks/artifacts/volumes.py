@@ -24,7 +24,7 @@ class Synthetic:
     name: str
     case: str
     variant: str
-    """Of the mask: true or augmented."""
+    """The kind of mask: true or augmented."""
     slices: np.ndarray
     outline: np.ndarray
     borders: tuple[int, ...]

@@ -20,9 +20,9 @@ T = TypeVar("T")
 REPEATS = 5
 """Artifacts of volumes, which have many files; all others have one."""
 KINDS = ("prepared", "latents", "model", "informed", "dataset", "metrics")
-"""Of the others, in turn."""
+"""Kinds of the others, in turn."""
 TRIALS = 3
-"""Of each measurement, of which the shortest counts: other work on the machine only ever adds."""
+"""How often each measurement is made. The shortest counts: other work on the machine only ever adds."""
 
 
 @dataclass(frozen=True)

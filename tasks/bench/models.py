@@ -166,7 +166,7 @@ def _methods(ours: SampleSpec, steps: tuple[int, ...]) -> tuple[Method, list[Met
 
 
 def _scratch_key(subject: _Subject, ours: Method, missing: Mapping[str, str], device: str) -> str:
-    """Of all that a measurement depends on, the machine included."""
+    """A hash of all that a measurement depends on, the machine included."""
     identity = {
         "bench": "sampling",
         "model": subject.model.ref.full,

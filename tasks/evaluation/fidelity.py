@@ -119,7 +119,7 @@ class Fidelity(Stage):
 
 
 def reading_beside(catalog: Catalog, of_real: Artifact, config: Config, device: str) -> Reading:
-    """Of drawn volumes, with what is known of the training volumes; without features where those have none."""
+    """How sampled volumes are read beside the training volumes; without features where those have none."""
     moments, samples = training_features(catalog, of_real)
     features = open_features(config, device)[0] if moments else None
     return Reading(features, {TRAINING: moments}, {TRAINING: samples})

@@ -15,9 +15,9 @@ from tasks.evaluation.paired import Real
 from tasks.frame.stage import Work
 
 PICTURE_ROWS = 3
-"""Of a picture."""
+"""Rows of a picture."""
 TITLES = {"training": "new", "paired": "drawn", "augmented": "edited mask, new"}
-"""Of the drawn volumes of each picture."""
+"""What a picture calls its sampled volumes."""
 
 
 def draw_comparisons(

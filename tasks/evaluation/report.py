@@ -139,7 +139,7 @@ def _verdict(arms: Mapping[str, list[CaseOverlap]], published: Sequence[str]) ->
 
 
 def agreements(catalog: Catalog, judged: Artifact, real: list[CaseOverlap]) -> dict[str, list[CaseOverlap]]:
-    """Of drawn volumes by the kind of their masks, and of real test volumes by the same nnU-Net."""
+    """Mask agreement of sampled volumes by the kind of their masks, and of real test volumes, by one nnU-Net."""
     rows = read_rows(catalog.path(judged, "agreement.parquet"))
     sets = {of: overlaps_by([row for row in rows if row["variant"] == kind], "volume") for kind, of in SETS.items()}
     return {of: cases for of, cases in sets.items() if cases} | {"real test": real}

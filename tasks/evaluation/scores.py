@@ -70,7 +70,7 @@ def set_scores(reading: Reading, sets: list[str], resamples: int) -> tuple[list[
 
 
 Shares = Mapping[str, tuple[NDArray[np.bool_], NDArray[np.str_]]]
-"""Of precision and recall: for each slice whether it counts, and its volume."""
+"""What precision and recall count: for each slice whether it is within reach, and its volume."""
 
 
 def _shares(real: Sample, drawn: Sample) -> Shares:

@@ -97,7 +97,7 @@ def neighbours_of(values: list[Value], replicates: Replicates) -> dict[str, dict
 
 
 def _interval(value: Value, replicates: Replicates, within: tuple[float, float]) -> Interval | None:
-    """Of a set's score, cut where no such score can be."""
+    """The interval of a set's score, cut where no such score can be."""
     volumes, again = replicates.get((value.of, value.metric), (0, np.array([])))
     if value.value is None or len(again) < 2:
         return None

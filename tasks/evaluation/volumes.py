@@ -24,7 +24,7 @@ TRAINING, HELD_OUT = "training", "held-out real"
 
 @dataclass(frozen=True)
 class Seen:
-    """Of a volume that was read: what nearest volumes and what continuity are measured on."""
+    """What is kept of a volume that was read: nearest volumes and continuity are measured on it."""
 
     coarse: Tensor
     differences: Differences
@@ -36,7 +36,7 @@ class Reading:
 
     features: Features | None
     moments: dict[str, dict[Plane, Moments]] = field(default_factory=dict)
-    """Of the slices of each set."""
+    """Moments of the slices of each set."""
     samples: dict[str, dict[Plane, Sample]] = field(default_factory=dict)
     """Feature vectors of some slices of each set."""
 
@@ -66,7 +66,7 @@ class Continuity:
 
 
 def continuity(one: Synthetic, seen: Seen, real: Seen) -> Continuity:
-    """Of a drawn volume; `real` is that of its case, which an edited mask is not the mask of."""
+    """Continuity of a sampled volume; `real` is that of its case, which an edited mask is not the mask of."""
     over_real = smoothness_ratio(seen.differences, real.differences) if one.variant == "true" else None
     return Continuity(border_ratio(seen.differences, one.borders), over_real)
 

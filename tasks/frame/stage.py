@@ -48,7 +48,7 @@ class Run(BaseModel):
     """Name of the dataset, without its number."""
     config: Config
     seed: int
-    """Of all draws after training; the configuration's own seed unless a re-sampling names another."""
+    """The seed of all draws after training; the configuration's own seed unless a re-sampling names another."""
     use_cache: bool = True
     dataset: str | None = None
     """Folder in which the dataset lies now; no identity depends on it."""
@@ -120,7 +120,7 @@ class Stage(ABC):
 
     name: ClassVar[str]
     kind: ClassVar[str]
-    """Of the artifact."""
+    """The kind of its artifact."""
 
     run: Run
 

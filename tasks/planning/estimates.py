@@ -54,7 +54,7 @@ overlapping tiles of a prediction see a voxel."""
 LIBRARIES = 1.0
 """GiB of a process before it holds any data."""
 NNUNET_GIB = 3.5
-"""Of nnU-Net's processes together before they hold any data: it plans, reads and predicts with several."""
+"""GiB of nnU-Net's processes together before they hold any data: it plans, reads and predicts with several."""
 COPIES = 12
 """Float32 copies of the largest volume that a stage holds at once, about."""
 

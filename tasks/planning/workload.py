@@ -24,7 +24,7 @@ class Load:
     shapes: dict[str, tuple[int, ...]]
     train: tuple[str, ...]
     patients: int
-    """Of the training cases."""
+    """How many patients the training cases are of."""
     labels: int
     unreadable: tuple[str, ...] = ()
     """What is wrong with cases that are left out."""
@@ -70,12 +70,12 @@ class Load:
 
     @property
     def voxels(self) -> int:
-        """Of all cases."""
+        """Voxels of all cases."""
         return sum(prod(shape) for shape in self.shapes.values())
 
     @property
     def train_voxels(self) -> int:
-        """Of the training cases."""
+        """Voxels of the training cases."""
         return sum(prod(self.shapes[case]) for case in self.train)
 
 

@@ -26,7 +26,7 @@ from tasks.frame.stage import Identity, Product, Stage, Work
 FIT_SLICES = 4096
 """Training slices, evenly spaced over all, that the codec is fitted on."""
 PSNR = "psnr_db"
-"""Of a case's reconstruction; stands in the metadata of its file."""
+"""The PSNR of a case's reconstruction stands under this name in the metadata of its file."""
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class _Entry:
     geometry: Geometry
     edit: str | None
     seed: int
-    """Of all noise."""
+    """The seed of all noise."""
 
     @property
     def case(self) -> str:

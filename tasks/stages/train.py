@@ -178,7 +178,7 @@ class TuneVolume(Training):
 
     @staticmethod
     def course(config: Config) -> Course:
-        """Of volumetric layers, or of a network on whole volumes."""
+        """Volumetric layers, or a network on whole volumes."""
         kind: NetworkKind = config.generator if "tune_volume" in config.trained else "volume"
         return Course(kind, config.condition, config.unet, config.tune_volume)
 
@@ -208,7 +208,7 @@ def sampling_courses(config: Config) -> list[tuple[str, Course]]:
 
 
 def network_facts(course: Course, latents: Artifact, files: Mapping[str, Path]) -> NetworkFacts:
-    """Of the network that is trained on some latents. Raises BadInput where these hold masks of another encoding."""
+    """The network that is trained on some latents. Raises BadInput where these hold masks of another encoding."""
     encoded = latents.meta.get("mask", course.condition.mask)
     if KINDS[course.kind].told == "conditions" and encoded != course.condition.mask:
         raise BadInput(

@@ -36,7 +36,7 @@ SCORED: dict[str, Any] = {
 }
 """And of its evaluation."""
 KINDS = {"systems": "2", "ablations": "ablations"}
-"""Of pictures, and the table whose systems they show."""
+"""Kinds of pictures, and the table whose systems they show."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _all(refs: RowRefs) -> list[str]:
 def _pictures(
     work: Work, source: Source, prepared: Prepared, systems: list[System], made: Mapping[str, RowRefs]
 ) -> dict[str, Path]:
-    """Of every test volume that all systems kept what they drew for, as in Figures 2, 5 and 6."""
+    """Pictures of every test volume that all systems kept what they drew for, as in Figures 2, 5 and 6."""
     pictures = []
     for kind, table in KINDS.items():
         shown = [(system, work.get(made[system.name].fidelity)) for system in in_table(systems, table)]
