@@ -9,6 +9,7 @@ PHANTOMS := demo/phantoms/Dataset901_Phantoms
 DATASET ?= $(PHANTOMS)
 PROFILE ?= demo
 CATALOG ?= demo/catalog
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check docs clean
@@ -33,8 +34,8 @@ ifeq ($(DATASET),$(PHANTOMS))
 endif
 	$(BIN)/gem3d enhance "$(DATASET)" --profile $(PROFILE) --catalog "$(CATALOG)"
 
-test: $(READY) ## Run all tests
-	$(BIN)/python -m pytest
+test: $(READY) ## Run all tests, JOBS at a time (2)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 check: $(READY) ## Lint, formatting, types, import directions
 	$(BIN)/ruff check .

@@ -38,18 +38,18 @@ class Row:
 
 def prepare_row(settings: "TablesParameters", row: TableRow, folder: Path) -> Row:
     """A row after the stages that need no GPU; the catalog keeps them."""
-    from flows.session.parameters import dataset_name, open_run, row_settings
-    from flows.stages import encode_flow, informed_flow, ingest_flow, preprocess_flow
-    from tasks.artifacts.lineage import DatasetRefs
+    from flows.dag import ENCODE, INFORMED_SLICES, INGEST, PREPROCESS, Made
+    from flows.enhance import go_through
+    from flows.session.ledger import Ledger
+    from flows.session.parameters import open_tables
 
-    named = settings.model_copy(update={"name": dataset_name(str(settings.dataset))})
-    own = row_settings(named, row)
-    _require_what_travels(row, open_run(own).config)
-    source = ingest_flow(named, False).ref
-    prepared = preprocess_flow(named, source).ref
-    latents = encode_flow(own.model_copy(update={"name": named.name}), prepared).ref
-    data = DatasetRefs(source=source, prepared=prepared, latents=latents)
-    return Row(row, folder, open_run(own), data, informed_flow(own, data)[0].ref)
+    job = open_tables(settings.model_copy(update={"rows": [row.name]}))
+    run, made, ledger = job.rows[row.name], Made(), Ledger(job.run)
+    _require_what_travels(row, run.config)
+    go_through(job.run, [INGEST, PREPROCESS], made, ledger)
+    go_through(run.under(job.run.name), [ENCODE], made, ledger)
+    go_through(run, [INFORMED_SLICES], made, ledger)
+    return Row(row, folder, run, made.data, made.one(INFORMED_SLICES))
 
 
 def _require_what_travels(row: TableRow, config: Config) -> None:
@@ -87,21 +87,21 @@ def _write(row: Row, trainings: tuple["TrainingStage", ...], latents_of: str) ->
     from tasks.artifacts.prepared import open_prepared
 
     catalog, folder, config = Catalog.open(row.run.catalog), row.folder, row.config
-    latents, prepared = catalog.get(row.data.latents), open_prepared(catalog, row.data.prepared)
+    latents, prepared = catalog.get(row.data.latents), open_prepared(catalog, catalog.get(row.data.prepared))
     folder.mkdir(parents=True, exist_ok=True)
     if latents_of == row.row.name:
         (folder / "latents").mkdir(exist_ok=True)
         for case in prepared.train:
             name = f"latents/{case}.safetensors"
             shutil.copyfile(catalog.path(latents, name), folder / name)
-    shutil.copytree(codec_folder(catalog, row.data.latents), folder / "codec", dirs_exist_ok=True)
+    shutil.copytree(codec_folder(catalog, latents), folder / "codec", dirs_exist_ok=True)
     system = PackedSystem(
         trainings=trainings,
         latents=_beside(latents_of, row, "latents"),
         diffusion=config.diffusion,
         sample=config.resample,
         labels=tuple(latents.meta["label_ids"]),
-        emphasis=tuple(open_codec(catalog, row.data.latents).emphasis.tolist()),
+        emphasis=tuple(open_codec(catalog, latents).emphasis.tolist()),
         seed=config.seed,
         recipes=tuple(_recipes(row, catalog, prepared)),
     )
@@ -112,15 +112,17 @@ def _write(row: Row, trainings: tuple["TrainingStage", ...], latents_of: str) ->
 def _trainings(row: Row, trained: dict[str, str]) -> tuple["TrainingStage", ...]:
     """Those that lead to the network that draws. trained: what rows before train, to their names; is added to."""
     from benchmarks.pieces import TrainingStage
-    from tasks.stages.train import drawing_plans, network_facts
+    from tasks.artifacts.latents import training_files
+    from tasks.stages.train import network_facts, sampling_courses
 
     catalog, config, stages = Catalog.open(row.run.catalog), row.config, []
     identity = f"{row.data.latents} {config.seed} {config.diffusion}"
-    for plan in drawing_plans(config):
-        facts = network_facts(plan, catalog, row.data.latents)
-        identity += f" {plan.stage} {facts} {plan.spec}"
+    latents = catalog.get(row.data.latents)
+    for stage, course in sampling_courses(config):
+        facts = network_facts(course, latents, training_files(catalog, latents))
+        identity += f" {stage} {facts} {course.spec}"
         owner = trained.setdefault(identity, row.row.name)
-        stages.append(TrainingStage(plan.stage, facts, plan.spec, _beside(owner, row, plan.stage)))
+        stages.append(TrainingStage(stage, facts, course.spec, _beside(owner, row, stage)))
     return tuple(stages)
 
 
@@ -138,11 +140,12 @@ def _recipes(row: Row, catalog: Catalog, prepared: "Prepared") -> Iterator["Reci
     from tasks.artifacts.files import read_rows, read_slices
     from tasks.artifacts.latents import stored_condition
     from tasks.evaluation.paired import paired_recipe
+    from tasks.stages.informed import SLICES, SOURCES
     from tasks.stages.resample import noise_seed
 
     latents, informed = catalog.get(row.data.latents), catalog.get(row.informed)
-    draws = read_rows(catalog.path(informed, "draws.parquet"))
-    slices = read_slices(catalog.path(informed, "informed.nii.gz"))
+    draws = read_rows(catalog.path(informed, SOURCES))
+    slices = read_slices(catalog.path(informed, SLICES))
     for draw, informed_slice in zip(draws, slices, strict=True):
         case = str(draw["case"])
         recipe = Recipe(
@@ -156,6 +159,5 @@ def _recipes(row: Row, catalog: Catalog, prepared: "Prepared") -> Iterator["Reci
         )
         yield save_recipe(row.folder, recipe)
     for case in prepared.test[: row.config.evaluate.paired_cases]:
-        recipe = paired_recipe(prepared, case, prepared.image(case), row.run.seed)
-        condition = stored_condition(catalog, latents, case)
-        yield save_recipe(row.folder, replace(recipe, name=f"{PAIRED_PREFIX}{case}", condition=condition))
+        recipe = paired_recipe(prepared, case, row.run.seed, stored_condition(catalog, latents, case))
+        yield save_recipe(row.folder, replace(recipe, name=f"{PAIRED_PREFIX}{case}"))

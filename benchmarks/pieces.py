@@ -39,7 +39,7 @@ from gem3d_core.machine.files import atomic
 from gem3d_core.machine.processes import Interrupted
 from gem3d_core.networks.files import facts_from, load_network
 from gem3d_core.sampling.batched import windows_at_once
-from gem3d_core.sampling.volumes import Drawn, Recipe, VolumeModel, draw_volumes
+from gem3d_core.sampling.volumes import Recipe, VolumeModel, draw_volumes
 from gem3d_core.spec.kinds import KINDS
 from gem3d_core.spec.method import DiffusionSpec, NetworkFacts, SampleSpec, TrainSpec
 from gem3d_core.training.launch import Job, train_job
@@ -112,6 +112,14 @@ class PackedSystem:
         )
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A volume that was drawn: slices (Z, H, W) in [-1, 1], and where its windows meet."""
+
+    slices: torch.Tensor
+    borders: tuple[int, ...]
+
+
 def save_recipe(folder: Path, recipe: Recipe) -> RecipeFacts:
     """Write a recipe's tensors into a packed folder; returns the rest of it."""
     tensors = {"mask": recipe.mask, "outline": recipe.outline, "informed": recipe.informed}
@@ -122,13 +130,13 @@ def save_recipe(folder: Path, recipe: Recipe) -> RecipeFacts:
     return RecipeFacts(recipe.name, recipe.p, recipe.seed)
 
 
-def load_drawn(folder: Path, name: str) -> Drawn:
+def load_drawn(folder: Path, name: str) -> Finished:
     """A finished volume. Raises BadInput where it is not there."""
     path = folder / DRAWN / f"{name}.safetensors"
     if not path.exists():
         raise BadInput(f"{path} is not there: bring it back, or give the command of the pieces again until all is done")
     stored = load_file(path)
-    return Drawn(name, stored["slices"].float(), tuple(stored["borders"].tolist()))
+    return Finished(stored["slices"].float(), tuple(stored["borders"].tolist()))
 
 
 def trained_seconds(folder: Path, training: TrainingStage) -> float:

@@ -80,19 +80,20 @@ def _score(row: Row) -> "System":
     from tasks.artifacts.prepared import open_prepared
     from tasks.evaluation.fidelity import reading_beside, scores_of
     from tasks.evaluation.paired import Paired, Real
-    from tasks.evaluation.real_features import real_features, without_features
+    from tasks.evaluation.real_features import RealFeatures, without_features
     from tasks.evaluation.scores import SYNTHETIC
     from tasks.evaluation.tables import replicates_of
     from tasks.evaluation.volumes import read_drawn, read_test, read_training
     from tasks.evaluation.weights import open_lpips
     from tasks.frame.progress import Nothing
+    from tasks.frame.stage import perform
     from tasks.stages.resample import FLAT, volume_name
     from tasks.study.rows import scored_system
 
     catalog, config, system = Catalog.open(row.run.catalog), row.config, PackedSystem.read(row.folder)
     sys.stderr.write(f"{row.row.name}: {len(system.recipes)} volumes to score\n")
-    prepared = open_prepared(catalog, row.data.prepared)
-    of_real = catalog.get(real_features(row.run, row.data).ref)
+    prepared = open_prepared(catalog, catalog.get(row.data.prepared))
+    of_real = catalog.get(perform(RealFeatures(row.run, row.data.prepared)).ref)
     reading = reading_beside(catalog, of_real, config, "cpu")
     train, _ = read_training(prepared, [], Nothing(), config.runtime.threads)
     chosen = set(evenly(evenly(prepared.train, config.masks.count), config.evaluate.fid_volumes))
@@ -153,22 +154,24 @@ def _keep(
     from recorded import keep_tables
 
     from benchmarks.pieces import devices_of
-    from flows.session.parameters import open_run
+    from flows.session.parameters import open_tables
     from gem3d_core.study.record import plain_system
     from tasks.artifacts.prepared import open_prepared
     from tasks.artifacts.source import open_source
-    from tasks.evaluation.real_features import real_features
+    from tasks.evaluation.real_features import RealFeatures
+    from tasks.frame.stage import perform
     from tasks.study.rows import read_held_out
     from tasks.study.tables import tables_document
 
     row = rows[0]
     catalog = Catalog.open(row.run.catalog)
-    source, prepared = open_source(catalog, row.data.source), open_prepared(catalog, row.data.prepared)
-    real = read_held_out(catalog, real_features(row.run, row.data).ref, None)
+    source = open_source(catalog, catalog.get(row.data.source), row.run.dataset)
+    prepared = open_prepared(catalog, catalog.get(row.data.prepared))
+    real = read_held_out(catalog, perform(RealFeatures(row.run, row.data.prepared)).ref, None)
     seconds = "Trained and drawn in pieces on another machine. Seconds a volume: of drawing, without restoring and "
     seconds += "writing."
     plain = [plain_system(system) for system in systems]
-    document = tables_document(open_run(settings).config, source, prepared, plain, real, seconds, overrides, {})
+    document = tables_document(open_tables(settings).run.config, source, prepared, plain, real, seconds, overrides, {})
     devices = sorted({name for row in rows for name in devices_of(row.folder)})
     facts = facts | {"machine": f"{', '.join(devices)}; scored on {facts['machine']}"}
     with TemporaryDirectory() as folder:
@@ -179,16 +182,17 @@ def _pictures(folder: Path, source: "Source", prepared: "Prepared", rows: list[R
     """Of the test volumes that `gem3d tables` pictures."""
     from benchmarks.pieces import load_drawn
     from tasks.evaluation.pictures import PICTURE_ROWS
-    from tasks.study.tables import KINDS, picture_systems
+    from tasks.study.tables import KINDS, Shown, picture_systems
 
     pictures = []
     for kind, table in KINDS.items():
         shown = [row for row in rows if table in row.row.tables]
         for case in prepared.test[: rows[0].config.evaluate.paired_cases][:PICTURE_ROWS]:
-            drawn = [
-                (row.row.titles.get(table, row.row.title), load_drawn(row.folder, f"{PAIRED_PREFIX}{case}"))
-                for row in shown
-            ]
+            drawn = []
+            for row in shown:
+                one = load_drawn(row.folder, f"{PAIRED_PREFIX}{case}")
+                title = row.row.titles.get(table, row.row.title)
+                drawn.append(Shown(title, one.slices.numpy(), one.borders))
             pictures += picture_systems(folder, kind, source, prepared, case, drawn)
     return pictures
 

@@ -149,10 +149,10 @@ def test_donors_are_other_training_patients(site: Site) -> None:
 
 
 def test_the_same_command_again_does_nothing(site: Site, gem3d: Command) -> None:
-    began = time.monotonic()
     done = gem3d("enhance", site.dataset, *QUICK, "--factor", 2, "--catalog", site.catalog, "--json")
-    assert time.monotonic() - began < 45  # below 30 on two cores that do nothing else
     again = json.loads(done.stdout)
+    first, second = (sum(stage["seconds"] for stage in told["stages"]) for told in (site.document, again))  # type: ignore[index, attr-defined]  # JSON
+    assert second < first / 4
     assert all(stage["cached"] or stage["note"] for stage in again["stages"])
     assert again["artifacts"] == site.document["artifacts"]
 
