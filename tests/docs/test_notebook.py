@@ -27,7 +27,8 @@ def last_value(notebook: nbformat.NotebookNode) -> str:
 
 def test_it_is_committed_with_its_pictures_and_no_path_of_a_machine(committed: nbformat.NotebookNode) -> None:
     assert pictures(committed) == 2
-    assert "/tmp" not in NOTEBOOK.read_text()
+    assert not any(output.output_type == "stream" for cell in committed.cells for output in cell.get("outputs", []))
+    assert ".venv" not in NOTEBOOK.read_text()
     assert [cell.execution_count for cell in committed.cells if cell.cell_type == "code"] == [1, 2, 3, 4, 5, 6, 7]
 
 
