@@ -33,7 +33,7 @@ from gem3d_core.machine.checkpoints import save_tensors
 from gem3d_core.machine.devices import device_type
 from gem3d_core.networks.conditions import condition_channels, encode_mask, pad_slices
 from gem3d_core.networks.files import load_network
-from gem3d_core.prepare.case import prepare_case, restore_image, slice_mask
+from gem3d_core.prepare.case import PreparedCase, prepare_case, restore_image, slice_mask
 from gem3d_core.prepare.geometry import (
     Geometry,
     canonical_array,
@@ -305,17 +305,12 @@ class Model:
         if outline is not None:
             whole = canonical_array(volume_of(outline, spacing, f"outline {name}").array.astype(np.bool_), orientation)
         expect_shape(whole.shape, labels.shape, "outline")
-        inside, size = whole | (labels > 0), self.facts.slice_size
-        x, y, z = self.facts.spacing or spacing
-        geometry = plan_geometry(label.array.shape, label.affine, bounding_box(inside), (x, y, z), size)
-        mask_slices, outline_slices = slice_mask(geometry, labels, inside)
-
-        spec = IntensitySpec(ct_window=(stored.low, stored.high)) if stored.modality == "ct" else IntensitySpec()
-        unlabelled = Volume(np.zeros(appearance.array.shape, np.uint8), label.affine)
-        in_plane = (x, y, canonical_spacing(label.affine)[2])
-        prepared = prepare_case(
-            appearance, unlabelled, stored.modality, in_plane, PrepareSpec(slice_size=size, intensity=spec), found
+        inside, target = whole | (labels > 0), self.facts.spacing or spacing
+        geometry = plan_geometry(
+            label.array.shape, label.affine, bounding_box(inside), target, self.facts.slice_size, fit=self.facts.fit
         )
+        mask_slices, outline_slices = slice_mask(geometry, labels, inside)
+        prepared = self._appearance(appearance, found, stored, target)
         recipe = Recipe(
             name=name,
             mask=torch.from_numpy(mask_slices),
@@ -325,6 +320,17 @@ class Model:
             seed=seed,
         )
         return _Request(mask, recipe, geometry, prepared.intensity)
+
+    def _appearance(
+        self, flat: Volume, outline: Outline, stored: IntensityMap, target: tuple[float, float, float]
+    ) -> PreparedCase:
+        """An informed slice (X, Y, 1), prepared as the training images were, but for its thickness."""
+        ct = stored.modality == "ct"
+        intensity = IntensitySpec(ct_window=(stored.low, stored.high)) if ct else IntensitySpec()
+        spec = PrepareSpec(self.facts.slice_size, self.facts.fit, intensity)
+        unlabelled = Volume(np.zeros(flat.array.shape, np.uint8), flat.affine)
+        thickness = canonical_spacing(flat.affine)[2]
+        return prepare_case(flat, unlabelled, stored.modality, (*target[:2], thickness), spec, outline)
 
 
 @dataclass(frozen=True)

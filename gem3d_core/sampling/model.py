@@ -24,6 +24,7 @@ from gem3d_core.machine.files import write_text
 from gem3d_core.networks.files import facts_from, load_network
 from gem3d_core.networks.interface import Network
 from gem3d_core.spec.method import DiffusionSpec, NetworkFacts
+from gem3d_core.spec.prepare import Fit
 
 FORMAT = 1
 """Version of this layout."""
@@ -43,8 +44,9 @@ class ModelFacts:
     """What has to be known of a model besides its weights and its codec. It names no case.
 
     labels: non-zero ids, in the order of the mask's channels. channels: names of the image channels. slice_size: (H, W)
-    of prepared slices. spacing: (x, y, z) mm of prepared voxels; none where nobody said. intensity: for each channel
-    the median map of the training set as plain values (`prepare.intensity`), for volumes without a donor.
+    of prepared slices; fit: how images were brought to it. spacing: (x, y, z) mm of prepared voxels; none where nobody
+    said. intensity: for each channel the median map of the training set as plain values (`prepare.intensity`), for
+    volumes without a donor.
     """
 
     network: NetworkFacts
@@ -54,6 +56,7 @@ class ModelFacts:
     slice_size: tuple[int, int]
     spacing: tuple[float, float, float] | None
     intensity: tuple[Mapping[str, object], ...]
+    fit: Fit = "pad"
 
     def to_json(self) -> str:
         """With the format's version."""
@@ -101,6 +104,7 @@ def read_facts(folder: Path) -> ModelFacts:
         slice_size=(values["slice_size"][0], values["slice_size"][1]),
         spacing=None if spacing is None else (spacing[0], spacing[1], spacing[2]),
         intensity=tuple(values["intensity"]),
+        fit=values["fit"],
     )
 
 

@@ -141,6 +141,7 @@ def _of_images(prepared: Prepared) -> dict[str, object]:
     return {
         "channels": prepared.artifact.meta["channels"],
         "slice_size": list(record.geometry.slice_size),
+        "fit": record.geometry.fit,
         "spacing": list(prepared.target_spacing),
         "intensity": [median_map([prepared.cases[case].intensity for case in prepared.train]).to_dict()],
     }

@@ -17,6 +17,7 @@ from gem3d_core.networks.whole import whole_window
 from gem3d_core.sampling.model import WEIGHTS, ModelFacts, save_model
 from gem3d_core.spec.kinds import KINDS
 from gem3d_core.spec.method import ConditionSpec, NetworkFacts, NetworkKind, TrainSpec, UNetSpec
+from gem3d_core.spec.prepare import Fit
 from gem3d_core.training.launch import Job, train_job, train_job_in_processes
 from gem3d_core.training.loop import Trained
 from tasks.artifacts.configuration import as_yaml, store_configuration, without_machine
@@ -244,4 +245,5 @@ def model_facts(facts: NetworkFacts, config: Config, latents: Artifact) -> Model
         slice_size=(int(height), int(width)),
         spacing=(x, y, z),
         intensity=tuple(cast("list[dict[str, object]]", latents.meta["intensity"])),
+        fit=cast("Fit", latents.meta["fit"]),
     )

@@ -86,6 +86,17 @@ def test_a_saved_model_is_the_same_model(model: gem3d.Model, tmp_path: Path) -> 
     assert np.array_equal(ours, theirs)
 
 
+def test_slices_are_brought_to_their_size_as_the_model_learnt_it(model: gem3d.Model, tmp_path: Path) -> None:
+    """The paper stretches slices where our profiles pad them; a mask that is sampled for goes the same way."""
+    images, masks = scans()
+    stretching = replace(model, facts=replace(model.facts, fit="stretch"))
+    opened = gem3d.open_model(stretching.save(tmp_path / "stretching"), device="cpu")
+    assert opened.facts.fit == "stretch"
+    padded, stretched = (one.draw(masks[0], images[0][:, :, 8], seed=3, sampler=SAMPLER) for one in (model, opened))
+    assert stretched.shape == masks[0].shape
+    assert not np.array_equal(padded, stretched)
+
+
 def test_subjects_of_torchio_come_in_and_images_go_out(model: gem3d.Model) -> None:
     import torchio
 

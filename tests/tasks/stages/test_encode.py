@@ -90,7 +90,7 @@ def prepared_artifact(catalog: Catalog, folder: Path) -> Artifact:
 
 
 def phantoms(catalog: Catalog, artifact: Artifact, kind: type[Phantoms] = Phantoms) -> Phantoms:
-    geometry = SimpleNamespace(slice_size=(16, 24))
+    geometry = SimpleNamespace(slice_size=(16, 24), fit="pad")
     record = SimpleNamespace(train=True, depth=6, geometry=geometry, intensity=IntensityMap("mri", 0, 9, 0))
     cases = dict.fromkeys("ab", record)
     return kind(catalog, artifact, cases)  # type: ignore[arg-type]  # only what the stage reads of a case
